@@ -1,0 +1,41 @@
+# make report | test | lab | study | bench | sweep | clean — each makes .venv and installs requirements.txt itself when missing.
+
+PYTHON  ?= python3
+PROFILE ?= demo
+VENV    := .venv
+RUN     := $(VENV)/bin/python
+READY   := $(VENV)/requirements.stamp
+
+export PYTHONUNBUFFERED = 1
+
+.PHONY: report test lab study bench sweep clean
+.DEFAULT_GOAL := report
+
+report: $(READY)  ## execute the notebooks and write the pages (PROFILE=demo, study or paper)
+	@$(RUN) -m helpers.report --profile $(PROFILE)
+
+test: $(READY)  ## every test; those that need real CIFAR or a browser say why they are skipped
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
+	@$(RUN) -m pytest
+
+lab: $(READY)  ## step through the notebooks in JupyterLab
+	@PROFILE=$(PROFILE) PYTHONPATH=$(CURDIR) $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_baseline.ipynb
+
+study: $(READY)  ## compute every missing row of the study, most important first, then measure in one quiet pass
+	@$(RUN) -m helpers.study
+
+bench: $(READY)  ## every benchmark, one table in results/bench.md
+	@$(RUN) -m bench
+
+sweep: $(READY)  ## rows on a Dask cluster: make sweep SCHEDULER=tcp://host:8786, or a local one without it
+	@$(RUN) -m helpers.sweep --profile $(PROFILE) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
+
+clean:  ## what a build makes again; never the committed rows, figures and pages
+	rm -rf build .pytest_cache .ruff_cache .hypothesis
+
+$(READY): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; this is " + sys.version.split()[0] + " (make PYTHON=python3.12 …)")'
+	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@echo "installing requirements.txt into $(VENV) …"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@

@@ -1,0 +1,207 @@
+"""Channel selection and reconstruction of a whole VGG16-BN: sufficient statistics against the reference procedure.
+
+The reference is the procedure of He, Zhang and Sun (2017) with scikit-learn, layer by layer on the same rows: λ is
+bisected with `Lasso` on at most 400 sampled rows until the wanted number of channels survives (up to 10 % more are
+accepted, then the weakest go), and `LinearRegression` is fitted to all rows of the channels that stay. Both sides read
+the same maps through the same code, keep the same number of channels and run in a fresh process each, so that the peak
+of memory is each side's own. Errors are compared where both can be judged alike: on the rows that they were solved
+from, and as the distance of the pruned network's logits from the dense network's on images that neither saw.
+"""
+
+import argparse
+import copy
+import multiprocessing
+import statistics
+import threading
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import psutil
+import torch
+from sklearn.linear_model import Lasso, LinearRegression
+from torch import Tensor, nn
+
+from helpers import data, models, settings
+from helpers.pruning import channels, reconstruction, widths
+from helpers.pruning.patches import Samples, linear_rows, patches, targets
+from helpers.pruning.stream import Stream
+from helpers.pruning.surgery import consumer, rebuilt, set_inputs, slice_outputs
+
+SHARE = 41.782 / 314.003466
+LASSO_ROWS, ACCEPTED_MORE = 400, 0.1
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One side: seconds, peak of memory above what stood before, relative errors a layer, and of unseen images' logits."""
+
+    seconds: float
+    peak_mib: float
+    layer_errors: list[float]
+    unseen_error: float
+
+
+def rows_of(stream: Stream, number: int, linear: bool, samples: Samples) -> Tensor:
+    """All sampled patches of a layer's input, (rows, taps, channels), zeros outside the map."""
+    count, done, parts = sum(map(len, stream.chunks)), 0, []
+    for maps in stream.inputs(number):
+        if linear:
+            parts.append(linear_rows(maps))
+        else:
+            at = samples.positions_of(count, maps.shape[-1])[done : done + len(maps)]
+            full = maps.new_zeros(at.numel(), 9, maps.shape[1])
+            for taps, rows, X in patches(maps, at):
+                full[rows.unsqueeze(1), torch.tensor(taps)] = X
+            parts.append(full)
+        done += len(maps)
+    return torch.cat(parts)
+
+
+def bisect(X: Tensor, Y: Tensor, W: Tensor, count: int, generator: np.random.Generator) -> Tensor:
+    """`count` channels by bisection of λ with scikit-learn's coordinate descent."""
+    taps, total = X.shape[1:]
+    if count == total:
+        return torch.arange(total)
+    picked = torch.from_numpy(generator.integers(0, len(X), min(LASSO_ROWS, len(X) // 20)))
+    by_channel = torch.einsum("rtc,otc->roc", X[picked], W.view(len(W), taps, total)).flatten(0, 1).numpy()
+    target = Y[picked].flatten().numpy()
+    solver = Lasso(alpha=1e-4, warm_start=True, selection="random", random_state=0)
+
+    def beta(penalty: float) -> np.ndarray:
+        solver.alpha = penalty
+        return solver.fit(by_channel, target).coef_.copy()
+
+    low, high = 0.0, 1e-4
+    while np.count_nonzero(found := beta(high)) >= count:
+        high *= 2
+    most = count * (1 + ACCEPTED_MORE)
+    for _ in range(60):
+        middle = (low + high) / 2
+        survivors = np.count_nonzero(found := beta(middle))
+        if count <= survivors <= most:
+            break
+        low, high = (middle, high) if survivors > most else (low, middle)
+    return torch.from_numpy(np.sort(np.argsort(-np.abs(found), kind="stable")[:count]))
+
+
+@torch.no_grad()
+def reference(network: models.VGG, images: Tensor, wanted: widths.Widths, samples: Samples) -> tuple[models.VGG, list[float]]:
+    """The reference procedure: (smaller network, relative error a layer)."""
+    original, sliced = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
+    counts = [width for width in wanted if width != "M"]
+    blocks, known = targets(original, images, samples), {}
+    stream, errors, generator = Stream(sliced, images), [], np.random.default_rng(samples.seed)
+    for number, (unit, count) in enumerate(zip(stream.units, counts, strict=True)):
+        while number + 1 not in known:
+            known |= next(blocks)
+        _, layer = consumer(sliced, number)
+        X, Y = rows_of(stream, number + 1, isinstance(layer, nn.Linear), samples), known.pop(number + 1)
+        taps = X.shape[1]
+        kept = bisect(X, Y - layer.bias, reconstruction.matrix(layer, taps), count, generator)
+        X, Y = X[:, :, kept].flatten(1).numpy(), Y.numpy()
+        fitted = LinearRegression().fit(X, Y)
+        errors.append(float(np.square(Y - fitted.predict(X)).sum() / np.square(Y - Y.mean(0)).sum()))
+        slice_outputs(unit, kept)
+        set_inputs(layer, torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_), taps)
+        if unit.pools:
+            stream.carry(number + 1)
+    return rebuilt(network, sliced, counts), errors
+
+
+def ours(network: models.VGG, images: Tensor, wanted: widths.Widths, samples: Samples) -> tuple[models.VGG, list[float]]:
+    small, reports = channels.prune(network, images, wanted, samples=samples)
+    return small, [report.error_after for report in reports]
+
+
+# Each side in its own process -------------------------------------------------------------------------------------
+
+
+def prepared(quick: bool) -> tuple[models.VGG, Tensor, Tensor, str]:
+    """(network, images to solve from, unseen images, what they are): trained weights on CIFAR-10 where both are at hand."""
+    samples = 1000 if quick else 5000
+    if not quick and settings.cifar_dir() and settings.weights_path("cifar10").is_file():
+        splits = data.load("cifar10", torch.device("cpu"))
+        chosen = Samples(samples).choose(splits.train.images)
+        return models.pretrained("cifar10"), chosen, splits.val.images[:1000], "trained VGG16-BN on CIFAR-10"
+    torch.manual_seed(0)
+    splits = data.load("digits", torch.device("cpu"))
+    network = models.VGG(10, models.scaled(models.VGG16, 4) if quick else models.VGG16).eval()
+    several = data.augment(splits.train.images.repeat(5, 1, 1, 1), torch.Generator().manual_seed(0))[:samples]
+    return network, several, splits.val.images, f"untrained VGG16-BN{' at quarter width' if quick else ''} on digits"
+
+
+def side(name: str, quick: bool, threads: int) -> Outcome:
+    """Run one side; called in a fresh process."""
+    torch.set_num_threads(threads)
+    network, images, unseen, _ = prepared(quick)
+    budget = int(SHARE * widths.macs_with_batch_norm(network))
+    wanted = widths.for_budget(network, budget, rule="uniform", multiple=2 if quick else 8)
+    run_side = {"ours": ours, "reference": reference}[name]
+    with _PeakMemory() as memory:
+        start = time.perf_counter()
+        small, errors = run_side(network, images, wanted, Samples(len(images), 10))
+        seconds = time.perf_counter() - start
+    return Outcome(seconds, memory.peak_mib, errors, _logit_error(network, small, unseen))
+
+
+@torch.no_grad()
+def _logit_error(network: models.VGG, small: models.VGG, images: Tensor) -> float:
+    batches = [data.normalize(chunk, network.normalization) for chunk in images.split(250)]
+    truth, found = (torch.cat([net(batch) for batch in batches]) for net in (network.eval(), small.eval()))
+    return float((found - truth).square().sum() / (truth - truth.mean(0)).square().sum())
+
+
+class _PeakMemory:
+    """Highest resident memory of this process inside the block, above what it was before; read 50 times a second."""
+
+    def __enter__(self) -> "_PeakMemory":
+        self._process, self._stop = psutil.Process(), threading.Event()
+        self._before = self._highest = self._process.memory_info().rss
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+        return self
+
+    def _watch(self) -> None:
+        while not self._stop.wait(0.02):
+            self._highest = max(self._highest, self._process.memory_info().rss)
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+        self.peak_mib = (self._highest - self._before) / MIB
+
+
+def run(quick: bool) -> list[dict]:
+    """One row; medians over turns of milliseconds for the whole network. The reference runs between two turns of ours."""
+    threads = torch.get_num_threads()
+    outcomes: dict[str, list[Outcome]] = {"ours": [], "reference": []}
+    context = multiprocessing.get_context("spawn")
+    for name in ("ours", "reference", "ours"):
+        with context.Pool(1) as pool:
+            outcomes[name].append(pool.apply(side, (name, quick, threads)))
+    times = {name: statistics.median(o.seconds for o in turns) for name, turns in outcomes.items()}
+    mine, theirs = outcomes["ours"][0], outcomes["reference"][0]
+    ratio = times["reference"] / times["ours"]
+    mean = {name: statistics.fmean(o.layer_errors) for name, o in (("ours", mine), ("theirs", theirs))}
+    note = (
+        f"{prepared_name(quick)}; {times['ours']:.1f} s against {times['reference']:.1f} s; peak memory "
+        f"{max(o.peak_mib for o in outcomes['ours']):.0f} MiB against {theirs.peak_mib:.0f} MiB; relative error, mean of the layers, "
+        f"{mean['ours']:.4f} against {mean['theirs']:.4f}; of the logits on unseen images {mine.unseen_error:.4f} against "
+        f"{theirs.unseen_error:.4f}; float32, {threads} threads, {settings.processor()}"
+    )
+    row = {"name": "channel selection and reconstruction", "ours_ms": 1e3 * times["ours"], "theirs_ms": 1e3 * times["reference"]}
+    return [row | {"ratio": ratio, "goal": "≥ 10× at an error no worse", "note": note}]
+
+
+def prepared_name(quick: bool) -> str:
+    return prepared(quick)[3]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="quarter width, 1,000 images")
+    for row in run(parser.parse_args().quick):
+        print(f"{row['name']}: ours {row['ours_ms'] / 1e3:.1f} s, reference {row['theirs_ms'] / 1e3:.1f} s, {row['ratio']:.1f}×")
+        print(f"  goal {row['goal']}\n  {row['note']}")

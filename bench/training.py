@@ -1,0 +1,72 @@
+"""Images a second in training VGG16-BN: the plain loop against the accelerated one, in the same run.
+
+Both loops train the same network on the same random batch (channels_last, the processor's fast dtype, fused SGD) and take
+turns, so that a busy machine slows both; medians of single steps, the first of every turn left out.
+"""
+
+import argparse
+import contextlib
+import copy
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+
+from helpers import models, settings
+from helpers.fast_convolution import accelerate
+
+STEPS = 3  # a turn, after one that is not counted
+
+
+def goal() -> tuple[float, float | None, str]:
+    """Ratio to the plain loop, images a second, and for which processor that was set."""
+    if "amx_bf16" in settings.processor_flags():
+        return 1.4, 250, "2 cores with AMX, bf16"
+    if "avx512_bf16" in settings.processor_flags():
+        return 1.2, None, "AVX-512 with bf16"
+    return 1.2, 80, "2 cores with AVX2, float32"
+
+
+def run(quick: bool) -> list[dict]:
+    """One row: medians in milliseconds a step of batch 256 (64 in a quick run)."""
+    batch, turns, dtype = (64, 2, settings.fast_dtype()) if quick else (256, 4, settings.fast_dtype())
+    torch.manual_seed(0)
+    networks = [models.VGG(10).to(memory_format=torch.channels_last).train()]
+    networks.append(copy.deepcopy(networks[0]))
+    images = torch.randn(batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(10, (batch,))
+    optimizers = [torch.optim.SGD(n.parameters(), 0.01, momentum=0.9, nesterov=True, fused=True) for n in networks]
+
+    def step(side: int) -> float:
+        start = time.perf_counter()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            loss = F.cross_entropy(networks[side](images), labels)
+        optimizers[side].zero_grad(set_to_none=True)
+        loss.backward()
+        optimizers[side].step()
+        return 1e3 * (time.perf_counter() - start)
+
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(turns):
+        for side in (0, 1):
+            with accelerate(networks[side], dtype) if side else contextlib.nullcontext():
+                times[side].extend([step(side) for _ in range(STEPS + 1)][1:])
+    theirs, ours = map(statistics.median, times)
+    ratio, speed, kind = goal()
+    wanted = f"≥ {ratio}×" + (f" and ≥ {speed} images/s" if speed else "") + f" ({kind})"
+    name = str(dtype).removeprefix("torch.")
+    note = (
+        f"{1e3 * batch / ours:.0f} images/s against {1e3 * batch / theirs:.0f}, batch {batch}, {name}, channels_last, "
+        f"{torch.get_num_threads()} threads, {settings.processor()}"
+    )
+    row = {"name": "training step, VGG16-BN", "ours_ms": ours, "theirs_ms": theirs, "ratio": theirs / ours}
+    return [row | {"goal": wanted, "note": note}]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a smaller batch, fewer turns")
+    for row in run(parser.parse_args().quick):
+        print(f"{row['name']}: ours {row['ours_ms']:.0f} ms, plain {row['theirs_ms']:.0f} ms, {row['ratio']:.2f}×")
+        print(f"  goal {row['goal']}\n  {row['note']}")

@@ -1,0 +1,251 @@
+"""CIFAR and digits as uint8 tensors: loaded once, kept whole in memory, normalised and augmented a batch at a time."""
+
+import hashlib
+import io
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import torch
+from PIL import Image
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from helpers import files, settings
+from helpers.models import Normalization
+
+SPLIT_SEED = 0
+VALIDATION_IMAGES = 5000
+CROP_PADDING = 4
+LABEL_COLUMNS = {"cifar10": "label", "cifar100": "fine_label"}
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images uint8 (N, 3, H, W) and labels int64 (N,), on one device; a mirrored image is of its class unless said."""
+
+    images: Tensor
+    labels: Tensor
+    mirrors: bool = True
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def subset(self, index: Tensor) -> "Split":
+        return Split(self.images[index], self.labels[index], self.mirrors)
+
+
+@dataclass(frozen=True)
+class Splits:
+    """train fits weights, val makes every decision, test is read once for a row."""
+
+    name: str
+    train: Split
+    val: Split
+    test: Split
+    classes: tuple[str, ...]
+    source: str
+
+
+DATASETS = ("cifar10", "cifar100", "digits")
+
+
+def load(name: str, device: torch.device | None = None) -> Splits:
+    """The three splits of "cifar10", "cifar100" (45,000 / 5,000 / 10,000) or "digits" (1,097 / 300 / 400).
+
+    CIFAR comes from $CIFAR_DIR in the Parquet layout of the sets uoft-cs/cifar10 and uoft-cs/cifar100, else from
+    torchvision's download. Raises FileNotFoundError or files.CorruptFile naming the file and the way out.
+    """
+    settings.choose("data set", name, DATASETS)
+    device = device or settings.device()
+    if name == "digits":
+        splits = _digits()
+    else:
+        directory = settings.cifar_dir()
+        splits = _from_parquet(name, directory / name) if directory else _from_torchvision(name)
+
+    def move(split: Split) -> Split:
+        return Split(split.images.to(device), split.labels.to(device), split.mirrors)
+
+    return Splits(name, move(splits.train), move(splits.val), move(splits.test), splits.classes, splits.source)
+
+
+def normalize(images: Tensor, normalization: Normalization, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 (N, 3, H, W) → float of mean 0 and standard deviation 1 a channel, in `dtype`."""
+    scale = 1 / (255 * torch.tensor(normalization.std, device=images.device)).view(1, -1, 1, 1)
+    shift = (torch.tensor(normalization.mean, device=images.device) / torch.tensor(normalization.std, device=images.device)).view(
+        1, -1, 1, 1
+    )
+    return (images * scale - shift).to(dtype)
+
+
+def augment(images: Tensor, generator: torch.Generator, *, mirrors: bool = True) -> Tensor:
+    """Each image mirrored with probability ½ (if it may be) and cropped at a random place after zero padding by 4 pixels."""
+    count, _, height, width = images.shape
+    drawn = torch.rand(3, count, generator=generator).to(images.device)
+    flipped = torch.where((drawn[0] < 0.5).view(-1, 1, 1, 1), images.flip(3), images) if mirrors else images
+    padded = torch.nn.functional.pad(flipped, [CROP_PADDING] * 4)
+    top, left = (drawn[1:] * (2 * CROP_PADDING + 1)).long()
+    windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view (N, 3, 9, 9, H, W), nothing copied
+    return windows[torch.arange(count, device=images.device), :, top, left]
+
+
+def class_balanced(split: Split, per_class: int, seed: int) -> Split:
+    """`per_class` random images of each class; ValueError when a class has fewer."""
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed)).to(split.labels.device)
+    labels, picked = split.labels[order], []
+    for label in split.labels.unique():
+        of_class = order[labels == label][:per_class]
+        if len(of_class) < per_class:
+            raise ValueError(f"class {int(label)} has {len(of_class)} images, {per_class} are wanted")
+        picked.append(of_class)
+    return split.subset(torch.cat(picked))
+
+
+# Sources ----------------------------------------------------------------------------------------------------------
+
+
+def _divide(images: Tensor, labels: Tensor, held_out: np.ndarray) -> tuple[Split, Split]:
+    """(all other images, held-out images), each in the order of the source."""
+    mask = torch.zeros(len(labels), dtype=torch.bool)
+    mask[torch.from_numpy(held_out)] = True
+    return Split(images[~mask], labels[~mask]), Split(images[mask], labels[mask])
+
+
+def _stratified(labels: Tensor, count: int) -> np.ndarray:
+    _, held_out = train_test_split(np.arange(len(labels)), test_size=count, stratify=labels.numpy(), random_state=SPLIT_SEED)
+    return held_out
+
+
+def _digits() -> Splits:
+    """scikit-learn's 1,797 scanned digits, enlarged from 8×8 to 32×32 and repeated over three channels."""
+    bundle = load_digits()
+    small = torch.from_numpy(bundle.images).float().unsqueeze(1) * (255 / 16)
+    large = torch.nn.functional.interpolate(small, size=32, mode="bilinear", align_corners=False).round().to(torch.uint8)
+    images, labels = large.repeat(1, 3, 1, 1), torch.from_numpy(bundle.target).long()
+    rest, test = _divide(images, labels, _stratified(labels, 400))
+    train, val = _divide(rest.images, rest.labels, _stratified(rest.labels, 300))
+    train = replace(train, mirrors=False)  # a mirrored 2 is no 2
+    return Splits(
+        "digits", train, val, test, tuple(map(str, range(10))), "digits that ship inside scikit-learn, enlarged to 32×32"
+    )
+
+
+def _from_parquet(name: str, directory: Path) -> Splits:
+    train, train_lossy, classes = _decoded(name, directory / "train.parquet", 50_000)
+    test, test_lossy, _ = _decoded(name, directory / "test.parquet", 10_000)
+    listed = directory / "validation.csv"
+    held_out = _listed_rows(listed, len(train)) if listed.is_file() else _stratified(train.labels, VALIDATION_IMAGES)
+    kept, val = _divide(train.images, train.labels, held_out)
+    total, lossy = len(train) + len(test), train_lossy + test_lossy
+    # rounded down: 98.108 % must not read as "all but 1.9 %" of a larger figure
+    exact = f"{int(1000 * (total - lossy) / total) / 10:.1f} % of images pixel-exact" if lossy else "all images pixel-exact"
+    return Splits(name, kept, val, test, classes, f"{name.upper().replace('CIFAR', 'CIFAR-')} from Parquet, {exact}")
+
+
+def _listed_rows(path: Path, count: int) -> np.ndarray:
+    try:
+        rows = np.loadtxt(path, skiprows=1, dtype=np.int64, ndmin=1)
+    except ValueError as error:
+        raise files.CorruptFile(f"{path} is not a list of row numbers ({error}); restore it or remove it") from None
+    if len(np.unique(rows)) != len(rows) or rows.min(initial=0) < 0 or rows.max(initial=0) >= count or len(rows) == 0:
+        raise files.CorruptFile(f"{path} must list different row numbers from 0 to {count - 1}; restore it or remove it")
+    return rows
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as handle:
+        while block := handle.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _decoded(name: str, path: Path, expected: int) -> tuple[Split, int, tuple[str, ...]]:
+    """(images and labels, how many are lossy copies, class names); decoded once, cached by the file's digest."""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} is missing: point CIFAR_DIR at a folder with {name}/train.parquet, or unset it to download"
+        )
+    cache = settings.cache_path(f"{name}-{path.stem}-{_digest(path)}.safetensors")
+    if cache.is_file():
+        try:
+            tensors, meta = files.load_tensors(cache)
+            return Split(tensors["images"], tensors["labels"]), int(meta["lossy"]), tuple(meta["classes"].split("\n"))
+        except (files.CorruptFile, KeyError):
+            pass  # a damaged cache is only a cache
+    split, lossy, classes = _decode(name, path, expected)
+    meta = {"lossy": str(lossy), "classes": "\n".join(classes)}
+    files.save_tensors(cache, {"images": split.images, "labels": split.labels}, meta)
+    return split, lossy, classes
+
+
+def _decode(name: str, path: Path, expected: int) -> tuple[Split, int, tuple[str, ...]]:
+    advice = f"{path} is damaged or of another layout"
+    try:
+        table = pyarrow.parquet.read_table(path)
+        column = "img" if "img" in table.column_names else "image"
+        stored = table[column].to_pylist()
+        labels = torch.tensor(table[LABEL_COLUMNS[name]].to_pylist(), dtype=torch.int64)
+        arrays = [np.asarray(Image.open(io.BytesIO(item["bytes"])).convert("RGB")) for item in stored]
+        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
+    except (pyarrow.ArrowException, OSError, KeyError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
+        raise files.CorruptFile(f"{advice} ({type(error).__name__}: {str(error)[:120]}); fetch it again") from None
+    classes = _class_names(name, table.schema.metadata or {})
+    counts = torch.bincount(labels.clamp(min=0), minlength=len(classes))
+    if images.shape != (expected, 3, 32, 32) or labels.min() < 0 or counts.tolist() != [expected // len(classes)] * len(classes):
+        raise files.CorruptFile(
+            f"{advice}: expected {expected} images of 32×32 in {len(classes)} equal classes, "
+            f"found {tuple(images.shape)}; fetch it again"
+        )
+    lossy = sum(str(item.get("path") or "").endswith(".jpg") for item in stored)
+    return Split(images, labels), lossy, classes
+
+
+def _class_names(name: str, metadata: dict[bytes, bytes]) -> tuple[str, ...]:
+    """Names from the Hugging Face schema where the file carries it; plain numbers for CIFAR-100 otherwise."""
+    try:
+        features = json.loads(metadata[b"huggingface"])["info"]["features"]
+        return tuple(features[LABEL_COLUMNS[name]]["names"])
+    except (KeyError, ValueError, TypeError):
+        return CIFAR10_CLASSES if name == "cifar10" else tuple(f"class {i}" for i in range(100))
+
+
+def _from_torchvision(name: str) -> Splits:
+    kind = {"cifar10": "CIFAR10", "cifar100": "CIFAR100"}[name]
+    root = settings.download_dir()
+    try:
+        dataset = getattr(_torchvision_datasets(), kind)
+        parts = [dataset(root, train=train, download=True) for train in (True, False)]
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"{name} is neither in CIFAR_DIR nor could torchvision download it into {root} ({str(error)[:120]}); "
+            f"set CIFAR_DIR to a folder with {name}/train.parquet and {name}/test.parquet"
+        ) from None
+    train, test = (Split(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(p.targets)) for p in parts)
+    kept, val = _divide(train.images, train.labels, _stratified(train.labels, VALIDATION_IMAGES))
+    return Splits(name, kept, val, test, tuple(parts[0].classes), f"{name.upper().replace('CIFAR', 'CIFAR-')} from torchvision")
+
+
+def _torchvision_datasets():
+    """torchvision.datasets, also where its compiled operators cannot load (a CPU-only torch beside the stock wheel).
+
+    Without them its import stops at two operators it wants to describe; declaring their schemas is enough, since
+    data sets use none of them.
+    """
+    try:
+        import torchvision.datasets
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        for operator in ("nms", "qnms"):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        import torchvision.datasets
+
+        torchvision._schemas = library  # keeps the declarations alive
+    return torchvision.datasets

@@ -1,0 +1,227 @@
+"""Faster training of 3×3 convolutions on small maps, on the CPU, with the same results to rounding.
+
+oneDNN computes a convolution's weight gradient slowly where maps are small and channels many, and multiplies with the
+zeros of the padding. Two rewrites help, both exact:
+
+- *weight gradient*: one matrix product a tap over the positions whose input lies inside the map, or, with AMX, a single
+  product of output gradients and unfolded inputs (more multiplications, which cost little there);
+- *2×2 maps*: each output position sees each input position through exactly one tap, so the whole convolution is one
+  dense 4C × 4C product, 2.25 times fewer multiplications than nine taps at four positions.
+
+Which one a layer uses depends on its shape, the dtype and the processor only, never on a timing: training that was
+interrupted and resumed gives the same bits. A third gain has nothing to do with convolutions: the C library returns
+every large activation to the system and gets it back page by page, zeroed; told to keep them, it does not.
+"""
+
+import ctypes
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from helpers import settings
+
+DTYPES = (torch.float32, torch.bfloat16)
+MIN_CHANNELS = 256  # with fewer, oneDNN's weight gradient is as fast
+
+
+@contextmanager
+def accelerate(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Within the context `network` trains faster on the CPU.
+
+    Args:
+        network: any module; its 3×3 convolutions of stride 1, padding 1 and one group are the ones that can gain. Best
+            in torch.channels_last. Parameters, hooks and the state dict's names stay as they are.
+        dtype: what the convolutions compute in: torch.float32, or torch.bfloat16 (autocast).
+
+    On another device, in another dtype and without gradients the plain convolution runs. Not differentiable twice.
+    On exit the network is as before, after an exception too.
+    """
+    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
+    patched = [m for m in network.modules() if type(m) is nn.Conv2d and _eligible(m)] if on_cpu and dtype in DTYPES else []
+    try:
+        for module in patched:
+            module.__class__ = FastConv2d  # a class, not a closure: copies made meanwhile stay sound
+        with _keep_freed_memory() if patched else nullcontext():
+            yield
+    finally:
+        for module in patched:
+            module.__class__ = nn.Conv2d
+
+
+@contextmanager
+def _keep_freed_memory() -> Iterator[None]:
+    """glibc's malloc keeps freed blocks for the next step; with another C library nothing happens.
+
+    On exit they go back to the system, and the thresholds are what they become in any process that frees large blocks.
+    """
+    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # malloc.h
+    try:
+        libc = ctypes.CDLL(None)
+        mallopt, trim = libc.mallopt, libc.malloc_trim
+    except (OSError, AttributeError, TypeError):
+        yield
+        return
+    mallopt(mmap_max, 0)
+    mallopt(trim_threshold, -1)
+    try:
+        yield
+    finally:
+        mallopt(mmap_max, 65536)
+        mallopt(mmap_threshold, 32 << 20)
+        mallopt(trim_threshold, 64 << 20)
+        trim(0)
+
+
+def _eligible(conv: nn.Conv2d) -> bool:
+    same = conv.padding in ((1, 1), "same") and conv.padding_mode == "zeros"
+    return same and conv.kernel_size == (3, 3) and conv.stride == conv.dilation == (1, 1) and conv.groups == 1
+
+
+class FastConv2d(nn.Conv2d):
+    """A 3×3 convolution of stride 1 and padding 1 whose training step takes the fastest way for its shape."""
+
+    def _conv_forward(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        training = torch.is_grad_enabled() and weight.requires_grad
+        if not training or inputs.ndim != 4 or inputs.device.type != "cpu":
+            return super()._conv_forward(inputs, weight, bias)
+        dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else inputs.dtype
+        fastest = way(tuple(inputs.shape[2:]), *weight.shape[:2], dtype)
+        if fastest is None:
+            return super()._conv_forward(inputs, weight, bias)
+        return fastest(inputs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+
+
+@functools.cache
+def way(size: tuple[int, int], outputs: int, channels: int, dtype: torch.dtype) -> Callable[..., Tensor] | None:
+    """The fastest way for a map of `size` on this processor, a function (inputs, weight, bias) → outputs; None is the plain one.
+
+    Fixed rules, from measuring VGG16's layers one by one at batch 256 (`bench/training.py` measures the sum).
+    """
+    deep = min(channels, outputs) >= MIN_CHANNELS
+    if dtype not in DTYPES:
+        return None
+    if dtype == torch.bfloat16 and "amx_bf16" in settings.processor_flags():
+        return unfolded_convolution if deep and max(size) <= 4 else None
+    if size == (2, 2):
+        return dense_convolution
+    # oneDNN's AVX2 kernels fall behind on larger maps than its AVX-512 ones do
+    largest = 4 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
+    return tap_convolution if deep and max(size) <= largest else None
+
+
+# Ways: (N, C, H, W), (O, C, 3, 3), (O) → (N, O, H, W), all of one dtype -----------------------------------------------
+
+
+def tap_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The weight gradient as nine matrix products, one a tap."""
+    return _Convolution.apply(inputs, weight, bias, tap_weight_gradient)
+
+
+def unfolded_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The weight gradient as one matrix product with the unfolded inputs."""
+    return _Convolution.apply(inputs, weight, bias, unfolded_weight_gradient)
+
+
+def dense_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution of a 2×2 map as one product with a dense (4·O, 4·C) matrix."""
+    return _DenseConvolution.apply(inputs, weight, bias)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor | None, weight_gradient: Callable) -> Tensor:
+        ctx.save_for_backward(inputs, weight)
+        ctx.weight_gradient = weight_gradient
+        return F.conv2d(inputs, weight, bias, padding=1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        inputs, weight = ctx.saved_tensors
+        for_inputs = for_weight = None
+        if ctx.needs_input_grad[0]:
+            one, zero, only_inputs = [1, 1], [0, 0], [True, False, False]
+            backward = torch.ops.aten.convolution_backward
+            for_inputs = backward(gradient, inputs, weight, None, one, one, one, False, zero, 1, only_inputs)[0]
+        if ctx.needs_input_grad[1]:
+            for_weight = ctx.weight_gradient(inputs, gradient)
+        return for_inputs, for_weight, _bias_gradient(ctx, gradient), None
+
+
+class _DenseConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        matrix = dense_matrix(weight)
+        ctx.save_for_backward(inputs, matrix)
+        rows = _rows(inputs)
+        return _maps(rows @ matrix.t() if bias is None else torch.addmm(bias.repeat(4), rows, matrix.t()))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        inputs, matrix = ctx.saved_tensors
+        for_inputs = _maps(_rows(gradient) @ matrix) if ctx.needs_input_grad[0] else None
+        for_weight = tap_weight_gradient(inputs, gradient) if ctx.needs_input_grad[1] else None
+        return for_inputs, for_weight, _bias_gradient(ctx, gradient)
+
+
+def _bias_gradient(ctx, gradient: Tensor) -> Tensor | None:
+    return gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
+
+
+def _rows(maps: Tensor) -> Tensor:
+    """(N, C, 2, 2) → (N, 4·C), a position's channels side by side; no copy in channels_last."""
+    return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], 4 * maps.shape[1])
+
+
+def _maps(rows: Tensor) -> Tensor:
+    """The inverse of `_rows`, in channels_last."""
+    return rows.view(rows.shape[0], 2, 2, rows.shape[1] // 4).permute(0, 3, 1, 2)
+
+
+def dense_matrix(weight: Tensor) -> Tensor:
+    """(O, C, 3, 3) → (4·O, 4·C): rows (output position, o), columns (input position, c), positions row by row."""
+    outputs, channels = weight.shape[:2]
+    taps = weight.permute(0, 2, 3, 1)
+    matrix = weight.new_empty(2, 2, outputs, 2, 2, channels)
+    for i in (0, 1):
+        for j in (0, 1):
+            matrix[i, j] = taps[:, 1 - i : 3 - i, 1 - j : 3 - j]
+    return matrix.view(4 * outputs, 4 * channels)
+
+
+# Weight gradients: inputs (N, C, H, W), output gradients (N, O, H, W) → (O, C, 3, 3). The sum over images and positions
+# runs inside a matrix product, which accumulates bfloat16 in float32.
+
+
+def tap_weight_gradient(inputs: Tensor, gradient: Tensor) -> Tensor:
+    """One product a tap, over the positions whose input lies inside the map."""
+    height, width = inputs.shape[2:]
+    x, g = inputs.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
+    taps = x.new_zeros(g.shape[3], 3, 3, x.shape[3])
+    for i in range(3):
+        for j in range(3):
+            top, left = max(0, 1 - i), max(0, 1 - j)
+            bottom, right = min(height, height + 1 - i), min(width, width + 1 - j)
+            seen = x[:, top + i - 1 : bottom + i - 1, left + j - 1 : right + j - 1]
+            if seen.numel():
+                caused = g[:, top:bottom, left:right]
+                taps[:, i, j] = caused.reshape(-1, g.shape[3]).t() @ seen.reshape(-1, x.shape[3])
+    return taps.permute(0, 3, 1, 2)
+
+
+def unfolded_weight_gradient(inputs: Tensor, gradient: Tensor) -> Tensor:
+    """One product over all positions, zeros of the padding included."""
+    count, channels, height, width = inputs.shape
+    outputs = gradient.shape[1]
+    padded = F.pad(inputs.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+    image, row, column, _ = padded.stride()
+    windows = padded.as_strided((count, height, width, 3, 3, channels), (image, row, column, row, column, 1))
+    unfolded = windows.reshape(-1, 9 * channels)
+    product = gradient.permute(0, 2, 3, 1).reshape(-1, outputs).t() @ unfolded
+    return product.view(outputs, 3, 3, channels).permute(0, 3, 1, 2)

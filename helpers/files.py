@@ -1,0 +1,135 @@
+"""Files that are whole or absent: written under a temporary name and renamed, read back against a SHA-256 digest.
+
+Tensors live in safetensors files and rows in JSON, so reading a file never executes anything from it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+DIGEST = "sha256"
+
+
+class CorruptFile(ValueError):
+    """A file that is truncated, altered or of another kind; the message names it and the way out."""
+
+
+class Busy(RuntimeError):
+    """Another process holds the lock."""
+
+
+@contextmanager
+def atomic(path: str | os.PathLike) -> Iterator[Path]:
+    """Yield a temporary name beside `path`; on success flush it to disk and rename it, on failure remove it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        yield temporary
+        with open(temporary, "rb") as handle:
+            os.fsync(handle.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = {}) -> str:
+    """SHA-256 over names, dtypes, shapes, values and metadata, in sorted order."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        digest.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+        if tensor.numel():
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    for key in sorted(metadata):
+        digest.update(f"{key}={metadata[key]}|".encode())
+    return digest.hexdigest()
+
+
+def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = {}) -> None:
+    """Write a safetensors file whose metadata holds a digest of everything in it; tensors go to the CPU."""
+    if DIGEST in metadata:
+        raise ValueError(f"metadata key {DIGEST!r} is reserved for the digest")
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    stamped = {**metadata, DIGEST: digest_of(plain, metadata)}
+    with atomic(path) as temporary:
+        save_file(plain, temporary, stamped)
+
+
+def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read what `save_tensors` wrote: (tensors on the CPU, metadata without the digest).
+
+    Raises FileNotFoundError, or CorruptFile when the bytes do not match the digest.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            metadata = dict(handle.metadata() or {})
+            # cloned: the file is memory-mapped, and a tensor must not change when the file is replaced
+            tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
+    except (SafetensorError, ValueError, TypeError, OSError, RuntimeError) as error:
+        raise CorruptFile(f"{path} is not a readable safetensors file ({error}); delete it to have it made again") from None
+    expected = metadata.pop(DIGEST, None)
+    if expected is None:
+        raise CorruptFile(f"{path} carries no {DIGEST} digest, so it was not written by this project")
+    if digest_of(tensors, metadata) != expected:
+        raise CorruptFile(f"{path} does not match its {DIGEST} digest; delete it to have it made again")
+    return tensors, metadata
+
+
+def _json_digest(payload: dict) -> str:
+    canonical = json.dumps(payload, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def save_json(path: str | os.PathLike, payload: dict) -> None:
+    """Write `payload` (no NaN, no infinity) as readable JSON with a digest field."""
+    if DIGEST in payload:
+        raise ValueError(f"the field {DIGEST!r} is reserved for the digest")
+    text = json.dumps({**payload, DIGEST: _json_digest(payload)}, indent=1, allow_nan=False, ensure_ascii=False)
+    with atomic(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def load_json(path: str | os.PathLike) -> dict:
+    """Read what `save_json` wrote, without the digest; CorruptFile when it does not match."""
+    path = Path(path)
+    try:
+        payload = json.loads(path.read_text(encoding="utf-8"))
+        expected = payload.pop(DIGEST)
+    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise CorruptFile(
+            f"{path} is not a whole JSON file of this project ({type(error).__name__}); delete it to have it made again"
+        ) from None
+    try:
+        intact = _json_digest(payload) == expected
+    except ValueError:  # NaN is JSON to Python, never to us
+        intact = False
+    if not intact:
+        raise CorruptFile(f"{path} does not match its {DIGEST} digest; delete it to have it made again")
+    return payload
+
+
+@contextmanager
+def lock(path: str | os.PathLike, *, wait: bool = True) -> Iterator[None]:
+    """Hold an exclusive lock on `path` (released by the system when the process dies); Busy when `wait` is off and it is held."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            raise Busy(f"{path} is held by another process; wait for it to end or stop it") from None
+        yield

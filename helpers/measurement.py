@@ -1,0 +1,177 @@
+"""What a network costs and how right it is: size, MACs, memory, latency, energy, accuracy.
+
+Every figure is read, never derived from a wish: what cannot be read is None with a reason, never 0. MiB is 2**20
+bytes, one MAC one multiply-add. Networks are measured in inference mode and in their own dtype.
+"""
+
+import copy
+import io
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.benchmark import Timer
+
+from helpers import data, training
+from helpers.energy import energy
+from helpers.memory import MIB, memory
+from helpers.models import VGG
+
+BATCH = 128
+LATER = "not measured: left to a pass in which nothing else runs on the machine"
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Time of one call in ms over `runs` calls."""
+
+    median_ms: float
+    p90_ms: float
+    runs: int
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Fields named as the columns of a row; None where not measured, with the reason in `reasons[column]`."""
+
+    size_mib: float
+    macs: int
+    peak_memory_mib: float | None
+    average_memory_mib: float | None
+    latency_ms: float | None
+    latency_p90_ms: float | None
+    latency_batch128_ms: float | None
+    energy_mj: float | None
+    top1_pct: float
+    top5_pct: float
+    reasons: Mapping[str, str] = field(default_factory=dict)
+
+    def columns(self) -> dict[str, float | int | None]:
+        """The measured columns of a row, without the reasons."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "reasons"}
+
+
+def measure(
+    network: VGG, split: data.Split, *, quiet: bool = True, accuracy: training.Accuracy | None = None, seconds: float = 2.0
+) -> Measurement:
+    """Measure `network` on the images of `split`: accuracy on all of them, costs at batch 1 and 128.
+
+    Memory is that of batch 128; energy is per image at batch 128. With quiet=False other work runs beside this, and
+    memory, latency and energy are left out. `accuracy` is evaluated unless it is given. `seconds` of timing a figure.
+    """
+    accuracy = accuracy or training.evaluate(network, split)
+    costs: dict[str, float | None] = dict.fromkeys(
+        ("peak_memory_mib", "average_memory_mib", "latency_ms", "latency_p90_ms", "latency_batch128_ms", "energy_mj")
+    )
+    reasons = dict.fromkeys(costs, LATER)
+    if quiet:
+        one, many = images_for(network, split, 1), images_for(network, split, BATCH)
+        used = memory(network, many)
+        single, batched = (latency({"": network}, batch, min_seconds=seconds)[""] for batch in (one, many))
+        spent, reason = energy(network, many, seconds=seconds)
+        costs = {
+            "peak_memory_mib": used.peak_mib,
+            "average_memory_mib": used.average_mib,
+            "latency_ms": single.median_ms,
+            "latency_p90_ms": single.p90_ms,
+            "latency_batch128_ms": batched.median_ms,
+            "energy_mj": spent,
+        }
+        reasons = {"energy_mj": reason} if spent is None else {}
+    right = {"top1_pct": accuracy.top1_pct, "top5_pct": accuracy.top5_pct}
+    return Measurement(file_size(network), macs_aten(network), **costs, **right, reasons=reasons)
+
+
+def images_for(network: VGG, split: data.Split, count: int) -> Tensor:
+    """The first `count` images of `split` (repeated where it has fewer), normalised for `network`: (count, 3, H, W)."""
+    index = torch.arange(count, device=split.images.device) % len(split)
+    return data.normalize(split.images[index], network.normalization)
+
+
+def file_size(network: nn.Module) -> float:
+    """MiB of the file that `torch.save(network.state_dict())` writes."""
+    buffer = io.BytesIO()
+    torch.save(network.state_dict(), buffer)
+    return buffer.tell() / MIB
+
+
+# MACs -------------------------------------------------------------------------------------------------------------
+
+
+def macs_aten(network: VGG) -> int:
+    """Multiply-adds for one image as ptflops counts them with its "aten" backend, batch norm included."""
+    with _without("torchvision"):
+        from ptflops import get_model_complexity_info
+    # a copy: ptflops leaves hooks on the network's children
+    macs, _ = get_model_complexity_info(
+        copy.deepcopy(network).eval(),
+        (3, network.image_size, network.image_size),
+        as_strings=False,
+        print_per_layer_stat=False,
+        verbose=False,
+        backend="aten",
+    )
+    if macs is None:
+        raise RuntimeError("ptflops could not count this network; it printed why")
+    return int(macs)
+
+
+@contextmanager
+def _without(module: str) -> Iterator[None]:
+    """Imports of `module` fail with ImportError inside.
+
+    ptflops does without torchvision when there is none, yet stops when there is one whose compiled operators do not
+    load, as is the case of the stock wheel beside a CPU-only torch.
+    """
+    held = sys.modules.get(module)
+    sys.modules[module] = None
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+        if held is not None:
+            sys.modules[module] = held
+
+
+# Latency ----------------------------------------------------------------------------------------------------------
+
+
+def latency(
+    callables: Mapping[str, Callable[[Tensor], Tensor]],
+    batch: Tensor,
+    *,
+    threads: int | None = None,
+    min_seconds: float = 2.0,
+    rounds: int = 5,
+) -> dict[str, Latency]:
+    """Time a call of each on `batch`, at least `min_seconds` each, with `threads` (default: torch's setting).
+
+    They take turns, in `rounds` short blocks each, forwards and backwards, so that a drift of the machine's speed
+    hits all alike: compare only what one call returned. Calls much shorter than a millisecond are timed several at a
+    time, and the 90th percentile is then one of such groups.
+    """
+    threads = threads or torch.get_num_threads()
+    timers = {
+        name: Timer("call(batch)", globals={"call": c, "batch": batch}, num_threads=threads) for name, c in callables.items()
+    }
+    times: dict[str, list[float]] = {name: [] for name in callables}
+    runs = dict.fromkeys(callables, 0)
+    modules = [c for c in callables.values() if isinstance(c, nn.Module) and c.training]
+    for module in modules:
+        module.eval()
+    with torch.inference_mode():
+        for call in callables.values():
+            for _ in range(3):  # first calls pick kernels and reorder weights
+                call(batch)
+        for turn in range(rounds):
+            for name in list(timers)[:: 1 if turn % 2 == 0 else -1]:
+                block = timers[name].blocked_autorange(min_run_time=min_seconds / rounds)
+                times[name] += block.times
+                runs[name] += len(block.times) * block.number_per_run
+    for module in modules:
+        module.train()
+    return {name: Latency(1e3 * float(np.median(t)), 1e3 * float(np.quantile(t, 0.9)), runs[name]) for name, t in times.items()}

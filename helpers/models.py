@@ -1,0 +1,285 @@
+"""CIFAR VGG networks with batch norm, of any width list.
+
+State dicts are compatible name by name with the public `cifar10_vgg16_bn` / `cifar100_vgg16_bn` releases of
+chenyaofo/pytorch-cifar-models (`features.N`, `classifier.N`, head 512-512-classes).
+"""
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from helpers import files, settings
+
+VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+VGG13 = (64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
+VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+VGG19 = (64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M")
+
+FILE_KIND = "vgg-1"
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Per-channel mean and standard deviation of images scaled to [0, 1], known by name."""
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+NORMALIZATIONS = {
+    n.name: n
+    for n in (
+        Normalization("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+        Normalization("half", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        Normalization("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        Normalization("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+        Normalization("cifar100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    )
+}
+
+
+class VGG(nn.Module):
+    """A VGG with batch norm after every convolution.
+
+    Args:
+        num_classes: outputs of the last linear layer.
+        widths: output channels a convolution, "M" for a 2×2 max-pool.
+        hidden: widths of the hidden linear layers.
+        image_size: height and width of the input; the last map is flattened into the first linear layer.
+        dropout: probability after each hidden linear layer.
+        normalization: what the input images are normalised with; travels with copies and files.
+
+    Input (N, 3, image_size, image_size) float, output (N, num_classes) logits.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        widths: Sequence[int | str] = VGG16,
+        hidden: Sequence[int] = (512, 512),
+        *,
+        image_size: int = 32,
+        dropout: float = 0.5,
+        normalization: Normalization = NORMALIZATIONS["cifar10"],
+    ):
+        super().__init__()
+        self.num_classes, self.widths, self.hidden = num_classes, tuple(widths), tuple(hidden)
+        self.image_size, self.dropout, self.normalization = image_size, dropout, normalization
+        layers: list[nn.Module] = []
+        channels, side = 3, image_size
+        for width in widths:
+            if width == "M":
+                layers.append(nn.MaxPool2d(2))
+                side //= 2
+            else:
+                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
+                channels = width
+        if side < 1:
+            raise ValueError(f"{self.widths.count('M')} max-pools leave nothing of a {image_size}×{image_size} image")
+        self.features = nn.Sequential(*layers)
+        head: list[nn.Module] = []
+        inputs = channels * side * side
+        for width in hidden:
+            head += [nn.Linear(inputs, width), nn.ReLU(inplace=True), nn.Dropout(dropout)]
+            inputs = width
+        self.classifier = nn.Sequential(*head, nn.Linear(inputs, num_classes))
+        self.apply(_initialize)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(self.features(images).flatten(1))
+
+    def set_dropout(self, probability: float) -> None:
+        """Change the dropout of the head, in place."""
+        self.dropout = probability
+        for module in self.classifier:
+            if isinstance(module, nn.Dropout):
+                module.p = probability
+
+    def architecture(self) -> dict:
+        """What `VGG(**architecture)` needs to build the same network, as plain JSON."""
+        return {
+            "num_classes": self.num_classes,
+            "widths": list(self.widths),
+            "hidden": list(self.hidden),
+            "image_size": self.image_size,
+            "dropout": self.dropout,
+            "normalization": asdict(self.normalization),
+        }
+
+
+def _initialize(module: nn.Module) -> None:
+    """He et al. (2015) normal initialisation by fan-out; the linear layers as in the original VGG."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
+        nn.init.zeros_(module.bias)
+
+
+def build(architecture: dict) -> VGG:
+    """A freshly initialised network from `VGG.architecture()`; ValueError when the description is not one."""
+    try:
+        known = dict(architecture)
+        normalization = known.pop("normalization")
+        normalization = Normalization(normalization["name"], tuple(normalization["mean"]), tuple(normalization["std"]))
+        sizes = [w for w in known["widths"] if w != "M"] + list(known["hidden"]) + [known["num_classes"], known["image_size"]]
+        if not all(isinstance(size, int) and 0 < size <= 65536 for size in sizes):
+            raise ValueError("every width must be a whole number from 1 to 65536")
+        return VGG(**known, normalization=normalization)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"not the architecture of a VGG: {type(error).__name__} {error}") from None
+
+
+def scaled(widths: Sequence[int | str], divisor: int) -> tuple[int | str, ...]:
+    """The same network at 1/divisor of its width."""
+    return tuple(w if w == "M" else max(1, w // divisor) for w in widths)
+
+
+def weight_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
+    """The prunable layers, in forward order, by their state-dict prefix ("features.0", …)."""
+    return {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One prunable layer at batch 1; a MAC is one multiply-add, biases and batch norm are not counted."""
+
+    name: str
+    kind: str
+    weight_shape: tuple[int, ...]
+    parameters: int
+    macs: int
+    output_size: tuple[int, ...]
+
+
+def layer_table(network: VGG) -> list[Layer]:
+    """Shapes, parameters (weight and bias) and MACs of every prunable layer, from one forward pass of one zero image."""
+    rows: list[Layer] = []
+    names = {module: name for name, module in weight_layers(network).items()}
+
+    def record(module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+        positions = output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
+        rows.append(
+            Layer(
+                names[module],
+                "conv" if isinstance(module, nn.Conv2d) else "linear",
+                tuple(module.weight.shape),
+                sum(p.numel() for p in module.parameters()),
+                module.weight.numel() * positions,
+                tuple(output.shape[1:]),
+            )
+        )
+
+    handles = [module.register_forward_hook(record) for module in names]
+    training = network.training
+    parameter = next(network.parameters())
+    try:
+        with torch.no_grad():
+            network.eval()(parameter.new_zeros(1, 3, network.image_size, network.image_size))
+    finally:
+        network.train(training)
+        for handle in handles:
+            handle.remove()
+    return rows
+
+
+def macs(network: VGG) -> int:
+    """Multiply-adds of the convolutions and linear layers for one image, in closed form."""
+    return sum(layer.macs for layer in layer_table(network))
+
+
+def fold_batch_norm(network: VGG) -> VGG:
+    """A copy in eval mode whose batch norms are folded into the convolutions before them (and are `nn.Identity`)."""
+    folded = copy.deepcopy(network).eval()
+    for i, module in enumerate(folded.features):
+        if isinstance(module, nn.BatchNorm2d):
+            folded.features[i - 1] = nn.utils.fusion.fuse_conv_bn_eval(folded.features[i - 1], module)
+            folded.features[i] = nn.Identity()
+    return folded
+
+
+def save(network: VGG, path: str | Path, **metadata: str) -> None:
+    """Write the state dict with its architecture and normalisation as one checksummed safetensors file."""
+    described = {"kind": FILE_KIND, "architecture": json.dumps(network.architecture()), **metadata}
+    files.save_tensors(path, network.state_dict(), described)
+
+
+def load(path: str | Path) -> VGG:
+    """Read what `save` wrote; files.CorruptFile when it is not a whole network of this kind."""
+    tensors, metadata = files.load_tensors(path)
+    if metadata.get("kind") != FILE_KIND:
+        raise files.CorruptFile(f"{path} holds {metadata.get('kind', 'something else')!r}, not a network ({FILE_KIND!r})")
+    network = build(json.loads(metadata["architecture"]))
+    network.load_state_dict(tensors)
+    return network.eval()
+
+
+SOURCES = ("local", "hub")
+RELEASE = "https://github.com/chenyaofo/pytorch-cifar-models/releases/download/vgg"
+RELEASED = {"cifar10": "cifar10_vgg16_bn-6ee7ea24.pt", "cifar100": "cifar100_vgg16_bn-7d8c4031.pt"}  # the name ends in its hash
+
+
+def pretrained(dataset: str, source: str = "local") -> VGG:
+    """VGG16-BN trained on "cifar10" or "cifar100", in eval mode, with the normalisation that belongs to its weights.
+
+    `source` is "local" (a safetensors state dict in $WEIGHTS_DIR whose header names the normalisation) or "hub"
+    (the release of chenyaofo/pytorch-cifar-models, a download checked against its hash). Raises FileNotFoundError with the
+    way out,
+    files.CorruptFile for a damaged file, ValueError for weights of another network.
+    """
+    settings.choose("source of weights", source, SOURCES)
+    classes = {"cifar10": 10, "cifar100": 100}[settings.choose("data set", dataset, ("cifar10", "cifar100"))]
+    if source == "hub":
+        tensors = _from_hub(dataset)
+        normalization = NORMALIZATIONS[dataset]
+    else:
+        tensors, normalization = _from_file(settings.weights_path(dataset))
+    network = VGG(classes, normalization=normalization)
+    outputs = tensors["classifier.6.bias"].numel() if "classifier.6.bias" in tensors else None
+    if outputs is not None and outputs != classes:
+        raise ValueError(f"the weights for {dataset} have {outputs} classes, not {classes}: is it the file of another data set?")
+    try:
+        network.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise ValueError(
+            f"the weights for {dataset} are not those of a VGG16-BN: {str(error).splitlines()[-1].strip()}"
+        ) from None
+    return network.eval()
+
+
+def _from_file(path: Path) -> tuple[dict[str, Tensor], Normalization]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is missing: put trained weights there, point WEIGHTS_DIR at them, or use source='hub'")
+    try:
+        with safe_open(path, framework="pt") as handle:
+            described = handle.metadata() or {}
+            tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
+        values = json.loads(described["normalisation"])
+        normalization = Normalization(path.stem, tuple(map(float, values["mean"])), tuple(map(float, values["std"])))
+    except (KeyError, TypeError, ValueError):
+        raise files.CorruptFile(
+            f"{path}: its header must name the normalisation (mean and std) its weights were trained with"
+        ) from None
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise files.CorruptFile(f"{path} is not a readable safetensors file ({error}); fetch it again") from None
+    return tensors, normalization
+
+
+def _from_hub(dataset: str) -> dict[str, Tensor]:
+    # the state dict alone: torch.hub.load would run the repository's code
+    try:
+        return torch.hub.load_state_dict_from_url(
+            f"{RELEASE}/{RELEASED[dataset]}", map_location="cpu", check_hash=True, progress=False, weights_only=True
+        )
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f"the released weights for {dataset} could not be fetched ({str(error)[:120]}); use local ones"
+        ) from None

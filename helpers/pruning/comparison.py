@@ -1,0 +1,113 @@
+"""How alike two masks are, and what a mask does to the gradient: what tells pruning criteria apart besides accuracy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers.pruning.masks import Masks
+from helpers.pruning.scores import plain_copy
+
+BATCH = 128
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """Weights that two masks keep, of one layer or of all ("all layers")."""
+
+    name: str
+    kept_a: int
+    kept_b: int
+    both: int
+    total: int
+
+    @property
+    def jaccard(self) -> float:
+        """Kept by both over kept by either, 0 … 1."""
+        either = self.kept_a + self.kept_b - self.both
+        return self.both / either if either else 1.0
+
+    @property
+    def expected_both(self) -> float:
+        """What two random masks with the same number of kept weights share on average."""
+        return self.kept_a * self.kept_b / self.total
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Two masks compared layer by layer."""
+
+    layers: tuple[Overlap, ...]
+
+    @property
+    def whole(self) -> Overlap:
+        """All layers together."""
+        return Overlap("all layers", *(sum(getattr(o, f) for o in self.layers) for f in ("kept_a", "kept_b", "both", "total")))
+
+    @property
+    def jaccard(self) -> float:
+        return self.whole.jaccard
+
+    @property
+    def jaccard_by_chance(self) -> float:
+        """The Jaccard index expected of masks that keep as many weights of every layer, at random places.
+
+        Two criteria that only agree on how dense each layer is reach this much; what is above it is agreement on
+        *which* weights matter.
+        """
+        both = sum(layer.expected_both for layer in self.layers)
+        return both / (self.whole.kept_a + self.whole.kept_b - both)
+
+
+def overlap(a: Masks, b: Masks) -> Likeness:
+    """Compare two masks of one architecture; ValueError when they do not cover the same weights."""
+    if {name: mask.shape for name, mask in a.items()} != {name: mask.shape for name, mask in b.items()}:
+        raise ValueError("the two masks belong to different networks")
+    return Likeness(
+        tuple(
+            Overlap(
+                name, int(a[name].sum()), int(b[name].sum()), int((a[name] & b[name].to(a[name].device)).sum()), a[name].numel()
+            )
+            for name in a
+        )
+    )
+
+
+def gradient_norm(
+    network: nn.Module, images: Tensor, labels: Tensor, masks: Masks | None = None, *, batch_norm: str = "train"
+) -> float:
+    """Euclidean norm of the gradient of the mean cross-entropy over the kept weights, convolution and linear.
+
+    This is what GraSP means to preserve (Wang et al. 2020, section 4). Images are float, normalised, (N, 3, H, W);
+    batch norm uses the statistics of batches of at most 128 images ("eval": its running ones). The network is not
+    changed, and with `masks` it is judged as if they had been applied to it.
+    """
+    if batch_norm not in ("train", "eval"):
+        raise ValueError(f'batch_norm is "train" or "eval", not {batch_norm!r}')
+    plain = plain_copy(network)
+    masks = masks or Masks.of(plain)
+    masks.apply(plain)
+    for module in plain.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train(batch_norm == "train")
+    parameters = dict(plain.named_parameters())
+    weights = [parameters[name] for name in masks]
+    total = [torch.zeros_like(weight) for weight in weights]
+    chunks = -(-len(images) // BATCH)
+    with torch.enable_grad():
+        for i in range(chunks):  # strided: a class-balanced batch may be sorted by class
+            x, y = images[i::chunks].float(), labels[i::chunks]
+            loss = F.cross_entropy(plain(x), y, reduction="sum") / len(images)
+            torch._foreach_add_(total, torch.autograd.grad(loss, weights))
+    kept = (gradient * mask.to(gradient.device) for gradient, mask in zip(total, masks.values(), strict=True))
+    return float(sum((g.double() ** 2).sum() for g in kept) ** 0.5)
+
+
+def matrix(masks: Mapping[str, Masks]) -> dict[str, dict[str, dict[str, float]]]:
+    """Every pair of named masks, as plain JSON: name → other name → {"jaccard", "by_chance"}."""
+    likeness = {(a, b): overlap(masks[a], masks[b]) for a in masks for b in masks}
+    return {
+        a: {b: {"jaccard": likeness[a, b].jaccard, "by_chance": likeness[a, b].jaccard_by_chance} for b in masks} for a in masks
+    }

@@ -1,0 +1,104 @@
+"""Which input channels of a layer stay: the LASSO path of He, Zhang and Sun (2017), and two controls.
+
+The LASSO weighs whole channels: min over β of 1/(2N) ‖Y − Σᵢ βᵢ Xᵢ Wᵢᵀ‖² + λ ‖β‖₁, with the weights W fixed. Its Gram
+matrix over channels follows from XᵀX and W, so no row is looked at again.
+"""
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import lars_path_gram
+from torch import Tensor, nn
+
+from helpers.pruning.masks import keep_largest
+from helpers.pruning.reconstruction import Statistics
+
+DEAD = 1e-7  # a channel whose contribution has less than this share of the largest one's energy carries nothing
+
+
+@dataclass(frozen=True)
+class Path:
+    """The LASSO path of one layer: λ at every knot, and β (channels, knots) there; β is linear in between."""
+
+    lambdas: np.ndarray
+    beta: np.ndarray
+    gram: np.ndarray
+    correlation: np.ndarray
+
+    @property
+    def order(self) -> Tensor:
+        """All channels, in the order in which they come in for good; the ones that never do follow by what they could explain."""
+        knots = self.beta.shape[1]
+        active = self.beta != 0
+        # a channel may leave the path and come back: count it from the knot after its last zero
+        last_zero = np.where(active, -1, np.arange(knots)).max(axis=1)
+        entered = np.where(active[:, -1], last_zero, knots)
+        left_over = self.correlation - self.gram @ self.beta[:, -1]
+        gain = left_over**2 / np.maximum(np.diag(self.gram), 1e-30)
+        return torch.from_numpy(np.lexsort((np.arange(len(gain)), -gain, entered)).copy())
+
+    def keep(self, count: int) -> tuple[Tensor, float]:
+        """(`count` channels in ascending order, the smallest λ at which the path holds exactly so many).
+
+        A path that never holds `count` channels (dead or duplicate channels) is completed from `order`, at λ = 0.
+        """
+        if not 1 <= count <= len(self.gram):
+            raise ValueError(f"cannot keep {count} of {len(self.gram)} channels")
+        sizes = (self.beta != 0).sum(axis=0)
+        exact = np.flatnonzero(sizes == count)
+        if len(exact):
+            return torch.from_numpy(np.flatnonzero(self.beta[:, exact[-1]])), float(self.lambdas[exact[-1]])
+        return self.order[:count].sort().values, 0.0
+
+
+def channel_gram(statistics: Statistics, W: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """(ZᵀZ, ZᵀY) over channels in float64, where column i of Z is channel i's contribution Xᵢ Wᵢᵀ, all outputs stacked."""
+    taps, c = statistics.taps, statistics.channels
+    gram = torch.zeros(c, c, dtype=torch.float64, device=W.device)
+    for t in range(taps):  # a tap at a time: the whole product would stand in memory beside XᵀX
+        at = slice(t * c, (t + 1) * c)
+        gram += ((W[:, at].T @ W) * statistics.xx[at]).view(c, taps, c).sum(1, dtype=torch.float64)
+    correlation = (W.T * statistics.xy).view(taps, c, -1).sum((0, 2), dtype=torch.float64)
+    return ((gram + gram.T) / 2).cpu().numpy(), correlation.cpu().numpy()
+
+
+def path(statistics: Statistics, W: Tensor) -> Path:
+    """The whole LASSO path (least-angle regression, Efron et al. 2004) of a layer with weights W (outputs, taps · channels)."""
+    gram, correlation = channel_gram(statistics, W)
+    diagonal = np.diag(gram)
+    alive = np.flatnonzero(diagonal > DEAD * diagonal.max())
+    beta = np.zeros((len(gram), 1))
+    lambdas = np.zeros(1)
+    if len(alive):
+        with warnings.catch_warnings():
+            # it stops early where channels duplicate each other; `Path.keep` completes such a path
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            lambdas, _, of_alive = lars_path_gram(
+                correlation[alive],
+                gram[np.ix_(alive, alive)],
+                n_samples=statistics.rows,
+                max_iter=8 * len(alive),
+                method="lasso",
+            )
+        beta = np.zeros((len(gram), len(lambdas)))
+        beta[alive] = of_alive
+    return Path(np.asarray(lambdas), beta, gram, correlation)
+
+
+def l1_filters(conv: nn.Conv2d, count: int) -> Tensor:
+    """The `count` filters of the producing convolution with the largest ℓ1 norm (Li et al. 2017), ascending."""
+    norms = conv.weight.detach().abs().sum((1, 2, 3))
+    return keep_largest(norms, count).nonzero().squeeze(1).cpu()
+
+
+def random_channels(total: int, count: int, seed: int) -> Tensor:
+    """`count` of `total` channels drawn without replacement, ascending."""
+    return random_order(total, seed)[:count].sort().values
+
+
+def random_order(total: int, seed: int) -> Tensor:
+    """All channels in a random order."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))

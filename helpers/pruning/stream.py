@@ -1,0 +1,80 @@
+"""Sample images on their way through a network, layer by layer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from helpers import data, models
+
+CHUNK = 250  # images at a time
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A convolution and what follows it up to the next one: batch norm, ReLU, sometimes a max-pool."""
+
+    name: str
+    conv: nn.Conv2d
+    rest: tuple[nn.Module, ...]
+
+    @property
+    def pools(self) -> bool:
+        return any(isinstance(module, nn.MaxPool2d) for module in self.rest)
+
+    def finish(self, maps: Tensor) -> Tensor:
+        for module in self.rest:
+            maps = module(maps)
+        return maps
+
+
+def units(network: models.VGG) -> list[Unit]:
+    """The convolutions of `network` with what follows each, in forward order."""
+    modules = list(network.features)
+    starts = [i for i, module in enumerate(modules) if isinstance(module, nn.Conv2d)]
+    ends = [*starts[1:], len(modules)]
+    return [Unit(f"features.{a}", modules[a], tuple(modules[a + 1 : b])) for a, b in zip(starts, ends, strict=True)]
+
+
+class Stream:
+    """Sample images on their way through a network, a chunk at a time.
+
+    Maps are carried in memory only at the input of a block (behind a max-pool) and recomputed inside it, so the large
+    maps of the first layers never stand in memory for all images at once. Unit i may change as long as the stream has
+    not been carried past it.
+    """
+
+    def __init__(self, network: models.VGG, images: Tensor):
+        self.units = units(network)
+        self.at = 0
+        self.chunks = list(images.split(CHUNK))  # uint8 until the first carry
+        self.normalization = network.normalization
+
+    @torch.no_grad()
+    def inputs(self, unit: int) -> Iterator[Tensor]:
+        """The input of unit number `unit` (past the last one: the final maps), one channels-last chunk after another."""
+        for chunk in self.chunks:
+            yield self._forward(chunk, unit)
+
+    @torch.no_grad()
+    def carry(self, unit: int) -> None:
+        """Move to the input of `unit`, keeping its maps instead of the earlier ones."""
+        for number, chunk in enumerate(self.chunks):
+            self.chunks[number] = self._forward(chunk, unit)
+        self.at = unit
+
+    def _forward(self, chunk: Tensor, unit: int) -> Tensor:
+        maps = self.floats(chunk)
+        for passed in self.units[self.at : unit]:
+            maps = passed.finish(passed.conv(maps))
+        return maps
+
+    def floats(self, chunk: Tensor) -> Tensor:
+        if chunk.dtype == torch.uint8:
+            chunk = data.normalize(chunk, self.normalization)
+        return chunk.contiguous(memory_format=torch.channels_last)
+
+
+def first_linear(network: models.VGG) -> nn.Linear:
+    return next(module for module in network.classifier if isinstance(module, nn.Linear))

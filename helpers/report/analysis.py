@@ -1,0 +1,197 @@
+"""What the analysis notebook shows: all methods beside the write-up, expected beside observed, and what to use when."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from IPython.display import Markdown
+
+from helpers import results
+from helpers.report import assignment, claims, style, tables
+from helpers.report.claims_accuracy import MAGNITUDE
+from helpers.report.claims_cost import STRUCTURED
+from helpers.report.evidence import Missing, Rows, name
+from helpers.report.statistics import Z, seed_noise, wilson
+from helpers.report.tables import Table, number_text
+
+OURS, THEIRS = "this report", "write-up"
+NOT_YET = "no row yet: make study computes it"
+GRAND = {
+    "top1_pct": "max",
+    "top5_pct": "max",
+    "sparsity_pct": None,
+    "size_mib": "min",
+    "macs": "min",
+    "effective_macs": "min",
+    "peak_memory_mib": "min",
+    "average_memory_mib": "min",
+    "latency_ms": "min",
+    "latency_batch128_ms": "min",
+    "sparse_latency_ms": "min",
+    "sparse_latency_batch128_ms": "min",
+    "energy_mj": "min",
+}
+BESIDE = ("top1_pct", "top5_pct", "size_mib", "macs", "peak_memory_mib", "average_memory_mib", "latency_ms", "energy_mj")
+WITH = {
+    "average_memory_mib": "peak_memory_mib",
+    "latency_batch128_ms": "latency_ms",
+    "sparse_latency_batch128_ms": "sparse_latency_ms",
+}
+
+
+# All methods ------------------------------------------------------------------------------------------------------
+
+
+def grand(rows: Sequence[Mapping], dataset: str) -> Table:
+    """Every method on one data set with every metric, the write-up's figures beside ours."""
+    known, lines, reasons = Rows(rows), {}, {}
+    for method in results.METHODS:
+        found = known.find(dataset, method)
+        line = {(OURS, column): found[0].get(column) if found else None for column in GRAND}
+        if found:
+            line[OURS, "top1_pct"], line[OURS, "top5_pct"] = (average(found, column) for column in ("top1_pct", "top5_pct"))
+            bounds = wilson(found[0])
+            line[OURS, "95 %"] = f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}"
+        line[OURS, "Seeds"] = len(found) or None
+        line |= {(THEIRS, column): assignment.reported(dataset, method, column) for column in BESIDE}
+        lines[method] = line
+        why = (found[0].get("reasons") or {}) if found else dict.fromkeys(GRAND, NOT_YET)
+        why |= {column: why[other] for column, other in WITH.items() if other in why}
+        reasons |= {(method, (OURS, column)): reason for column, reason in why.items()}
+    frame = pd.DataFrame.from_dict(lines, orient="index")
+    first, *others = GRAND
+    order = [(OURS, first), (OURS, "95 %"), (OURS, "Seeds"), *((OURS, c) for c in others), *((THEIRS, c) for c in BESIDE)]
+    frame = frame.reindex(columns=pd.MultiIndex.from_tuples(order))
+    frame.index.name = "method"
+    return tables.table(
+        frame,
+        f"{style.dataset(dataset)}: every method and every metric, the write-up's figures beside ours",
+        best={(OURS, column): direction for column, direction in GRAND.items() if direction},
+        digits={(OURS, "Seeds"): 0},
+        reasons=reasons,
+        note="Size is that of the smallest exact file; MACs count every weight, effective MACs those that are left; latency is "
+        "that of dense kernels, sparse latency that of a kernel that skips zeros; accuracy is the mean over seeds, its interval "
+        f"Wilson's for the first. {assignment.WRITE_UP_NOTE}",
+    )
+
+
+def average(rows: list[Mapping], column: str) -> float | None:
+    values = [row[column] for row in rows if row.get(column) is not None]
+    return sum(values) / len(values) if values else None
+
+
+def missing_rows(rows: Sequence[Mapping], planned: Sequence) -> Markdown:
+    """Which planned rows are not there, in a sentence."""
+    there = {(r["dataset"], r["method"], r.get("target_sparsity_pct"), r["seed"], r["variant"]) for r in rows}
+    absent = [p.key for p in planned if (p.key.dataset, p.key.method, p.key.sparsity_pct, p.key.seed, p.key.variant) not in there]
+    if not absent:
+        return Markdown(f"All {len(planned)} planned rows are there.")
+    listed = ", ".join(f"{style.dataset(key.dataset)} `{key.row_id}`" for key in absent)
+    return Markdown(
+        f"{len(planned) - len(absent)} of {len(planned)} planned rows are there. Not computed yet, and therefore not in any "
+        f"table, figure or verdict of this page: {listed}."
+    )
+
+
+# Expected and observed --------------------------------------------------------------------------------------------
+
+
+def expected(rows: Sequence[Mapping], dataset: str) -> Table:
+    """For each metric what theory expects of it, as a share of the dense network, and what was observed there and here."""
+    known, lines = Rows(rows), []
+    for method in (MAGNITUDE, "grasp_iterative", STRUCTURED):
+        try:
+            dense, row = known.one(dataset, "dense"), known.one(dataset, method)
+        except Missing:
+            continue
+        for column, (metric, theory) in _theory(row, dense).items():
+            theirs = [assignment.reported(dataset, m, column) for m in (method, "dense")]
+            ours = [row.get(column), dense.get(column)]
+            lines.append(
+                {
+                    "method": method,
+                    "Metric": metric,
+                    "Expected": theory,
+                    "Write-up": theirs[0] / theirs[1] if all(theirs) else None,
+                    "This report": ours[0] / ours[1] if all(ours) else None,
+                }
+            )
+    if not lines:
+        raise Missing(f"no pruned row on {style.dataset(dataset)}")
+    return tables.table(
+        pd.DataFrame(lines).set_index(["method", "Metric"]),
+        f"{style.dataset(dataset)}: each metric as a share of the dense network's, expected and observed",
+        digits={"Expected": 3, "Write-up": 3, "This report": 3},
+        note="Expected of unstructured pruning: a file of the values that are left and one bit for every weight, and with dense "
+        "kernels nothing else. Expected of structured pruning: size and memory as its share of parameters, time and energy as "
+        "its share of MACs. Ratios to each side's own dense network, since the devices differ.",
+    )
+
+
+def _theory(row: Mapping, dense: Mapping) -> dict[str, tuple[str, float | None]]:
+    """Column → (metric, expected share of the dense network's)."""
+    work = _ratio(row.get("effective_macs"), dense.get("effective_macs") or dense.get("macs"))
+    parameters = _ratio(row.get("params"), dense.get("params"))
+    if row["method"] == STRUCTURED:
+        macs = _ratio(row.get("macs"), dense.get("macs"))
+        return {
+            "size_mib": ("Size", parameters),
+            "macs": ("MACs", macs),
+            "peak_memory_mib": ("Peak memory", parameters),
+            "latency_ms": ("Latency, batch 1", macs),
+            "latency_batch128_ms": ("Latency, batch 128", macs),
+            "energy_mj": ("Energy", macs),
+        }
+    density = _ratio(row.get("density_pct"), 100.0)
+    return {
+        "size_mib": ("Size", density + 1 / 32 if density is not None else None),
+        "macs": ("MACs, all weights", 1.0),
+        "effective_macs": ("MACs, weights that are left", work),
+        "peak_memory_mib": ("Peak memory", 1.0),
+        "latency_ms": ("Latency, batch 1, dense kernels", 1.0),
+        "latency_batch128_ms": ("Latency, batch 128, dense kernels", 1.0),
+        "energy_mj": ("Energy, dense kernels", 1.0),
+    }
+
+
+def _ratio(a: float | None, b: float | None) -> float | None:
+    return a / b if a is not None and b else None
+
+
+def verdicts_seen(judged: Sequence[claims.Judged]) -> Markdown:
+    """How many statements hold."""
+    counts = [f"{count} {verdict}" for verdict, count in claims.tally(judged).items() if count]
+    return Markdown(f"**What is seen.** Of {len(judged)} statements {', '.join(counts)}.")
+
+
+# Limits -----------------------------------------------------------------------------------------------------------
+
+
+def limits(rows: Sequence[Mapping]) -> Markdown:
+    """What the rows themselves say about how far they carry: seeds, budgets, noise, devices."""
+    known, lines = Rows(rows), []
+    for dataset in known.datasets:
+        mine = [row for row in known.all if row["dataset"] == dataset]
+        groups: dict[str, set] = {}
+        for row in mine:
+            if not row["variant"] and row["epochs"]:
+                groups.setdefault(row["method"], set()).add(row["seed"])
+        several = [name(method) for method, seeds in groups.items() if len(seeds) > 1]
+        dense = known.find(dataset, "dense")
+        noise = seed_noise(rows, dataset, dense[0]["top1_pct"] if dense else 90.0, mine[0].get("test_images") or 10_000)
+        least = Z * noise.sd * 2**0.5
+        images = mine[0].get("test_images", "all")
+        lines.append(
+            f"- **{style.dataset(dataset)}**: {len(mine)} rows on {images} test images; more than one seed: "
+            f"{', '.join(several) or 'none'}. Seed noise {number_text(noise.sd, 2)} points ({noise.source}): between two single "
+            f"trainings less than {number_text(least, 2)} points is never called a difference."
+        )
+    budgets = sorted(
+        {(name(r["method"]), r["epochs"]) for r in known.all if not r["variant"] and r["epochs"]}, key=lambda b: b[1]
+    )
+    lines.append(f"- **Budgets** in epochs: {', '.join(f'{method} {epochs}' for method, epochs in budgets) or 'none yet'}.")
+    timed = {row["device"] for row in known.all if row.get("latency_ms") is not None}
+    trained = {row["train_device"] for row in known.all if row.get("train_device")}
+    lines.append(
+        f"- **Devices**: timed on {', '.join(sorted(timed)) or 'none'}; trained on {', '.join(sorted(trained)) or 'none'}."
+    )
+    return Markdown("\n".join(lines))

@@ -1,0 +1,309 @@
+"""What the channel-pruning notebook shows beside its figures: tables, and what is seen in the rows."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+from IPython.display import Markdown
+
+from helpers import models
+from helpers.report import assignment, style, tables
+from helpers.report.evidence import Missing, Rows, value
+from helpers.report.sensitivity import absent, layer_labels, told
+from helpers.report.statistics import phrase, signed
+from helpers.report.tables import Table
+
+MAIN, SCRATCH = "lasso_channels", "lasso_channels_from_scratch"
+CONTROLS = ("l1_filters", "random_channels", SCRATCH)
+ABLATIONS = {
+    "": "as above",
+    "no_reconstruction": "without reconstruction",
+    "symmetric": "symmetric target",
+    "widths=uniform": "widths: uniform",
+    "widths=he": "widths: 1 : 1.5",
+    "unrounded": "widths not rounded",
+}
+CURVE = ("macs=2x", "macs=4x", "", "macs=12x")
+RATIOS = {
+    "MACs": "macs",
+    "Size": "size_mib",
+    "Peak memory": "peak_memory_mib",
+    "Latency, batch 1": "latency_ms",
+    "Latency, batch 128": "latency_batch128_ms",
+}
+SHOWN = ("macs", "size_mib", "pruned_top1_pct", "top1_pct", "top5_pct", "epochs")
+SHARES = {"Peak memory ÷ dense": "peak_memory_mib", "Latency ÷ dense, batch 1": "latency_ms"}
+SHARE_MANY = "Latency ÷ dense, batch 128"
+
+
+def convs(widths: Sequence[int | str]) -> list[int]:
+    return [width for width in widths if width != "M"]
+
+
+def full_widths(row: Mapping) -> tuple[int | str, ...]:
+    """The widths a row's network had before anything was removed."""
+    return models.scaled(models.VGG16, row["settings"]["width_divisor"])
+
+
+def fewer(rows: Rows, row: Mapping) -> float:
+    """How many times fewer MACs than the dense network of its data set."""
+    return value(rows.one(row["dataset"], "dense"), "macs") / value(row, "macs")
+
+
+# Widths and errors ------------------------------------------------------------------------------------------------
+
+
+def widths_seen(all_rows: Sequence[dict]) -> Markdown:
+    """Where the channels went."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        row = rows.one(dataset, MAIN)
+        before, after = np.array(convs(full_widths(row))), np.array(convs(row["widths"]))
+        shares, labels = after / before, _labels(row)
+        least, most = int(shares.argmin()), int(shares.argmax())
+        text = (
+            f"On {style.dataset(dataset)} {after.sum()} of {before.sum()} channels stay: from {100 * shares[least]:.0f} % in "
+            f"{labels[least]} to {100 * shares[most]:.0f} % in {labels[most]}. That leaves {row['macs'] / 1e6:.3f} M MACs "
+            f"({fewer(rows, row):.2f}× fewer) and {row['params'] / 1e6:.2f} M parameters "
+            f"({rows.one(dataset, 'dense')['params'] / row['params']:.1f}× fewer)"
+        )
+        budget = rows.one(dataset, "dense")["macs"] * row["settings"]["macs_share"]
+        theirs = assignment.reported(dataset, MAIN, "macs")
+        named = f", the write-up's {theirs / 1e6:.3f} M," if theirs else ""
+        return text + f"; the budget{named} is {budget / 1e6:.3f} M, and it is {'kept' if row['macs'] <= budget else 'broken'}."
+
+    return told(rows, tell)
+
+
+def _labels(row: Mapping) -> list[str]:
+    return layer_labels(f"features.{n}" for n in range(len(convs(row["widths"]))))
+
+
+def errors_seen(all_rows: Sequence[dict]) -> Markdown:
+    """What reconstruction is worth, layer by layer, and where the error is largest."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        row = rows.one(dataset, MAIN)
+        if "channel_reports" not in row:
+            raise Missing(f"no reconstruction errors on {style.dataset(dataset)}")
+        before, after = (np.array([r[f"error_{when}"] for r in row["channel_reports"]]) for when in ("before", "after"))
+        labels, worst = _labels(row), int(after.argmax())
+        text = (
+            f"On {style.dataset(dataset)} the relative error of a layer's output is {100 * before.mean():.1f} % on average with the "
+            f"old weights of the kept channels, and {100 * after.mean():.1f} % after least squares. It is largest behind "
+            f"{labels[worst]} ({100 * after[worst]:.1f} %). "
+        )
+        fallbacks = [r["solver"] for r in row["channel_reports"] if not r["solver"].startswith("cholesky")]
+        return text + (
+            f"{len(fallbacks)} layers were singular and fell back."
+            if fallbacks
+            else "No layer's system of equations was singular."
+        )
+
+    return told(rows, tell)
+
+
+# The write-up's table and the controls ----------------------------------------------------------------------------
+
+
+def against_write_up(all_rows: Sequence[dict]) -> Table | Markdown:
+    """The write-up's table of structured pruning, our rows and the controls beside it."""
+    rows, lines, reasons = Rows(all_rows), {}, {}
+    for dataset in rows.datasets:
+        for method in ("dense", MAIN):
+            theirs = {key: assignment.reported(dataset, method, key) for key in (*SHOWN, *SHARES.values())}
+            if theirs["top1_pct"] is not None:
+                base = {key: assignment.reported(dataset, "dense", key) for key in SHARES.values()}
+                lines[dataset, "write-up", method] = theirs | _shares(theirs, base)
+        dense = rows.find(dataset, "dense")
+        for method in ("dense", "dense_finetuned", MAIN, *CONTROLS):
+            for row in rows.find(dataset, method)[:1]:
+                label = (dataset, "this report", method)
+                lines[label] = row | _shares(row, dense[0] if dense else {})
+                for name, column in {**SHARES, SHARE_MANY: "latency_batch128_ms"}.items():
+                    if lines[label][name] is None and (why := (row.get("reasons") or {}).get(column)):
+                        reasons[label, name] = why
+    if not any(figures == "this report" for _, figures, _ in lines):
+        return absent("the comparison with the write-up")
+    columns = [*SHOWN, *SHARES, SHARE_MANY]
+    index = pd.MultiIndex.from_tuples(lines, names=["dataset", "Figures", "method"])
+    frame = pd.DataFrame([[line.get(column) for column in columns] for line in lines.values()], index, columns)
+    devices = "; ".join(sorted({str(row["device"]) for row in rows.all if row.get("latency_ms") is not None})) or "no device yet"
+    return tables.table(
+        frame,
+        "Regression-based channel pruning: the write-up's figures and ours, with the controls.",
+        digits=dict.fromkeys([*SHARES, SHARE_MANY], 2),
+        reasons=reasons,
+        note=f"{assignment.WRITE_UP_NOTE} Ours: memory and latency measured on {devices}. All channel-pruned networks of a data set "
+        "have the same widths.",
+    )
+
+
+def _shares(row: Mapping, dense: Mapping) -> dict[str, float | None]:
+    return {
+        name: row[column] / dense[column] if row.get(column) and dense.get(column) else None
+        for name, column in {**SHARES, SHARE_MANY: "latency_batch128_ms"}.items()
+    }
+
+
+def against_seen(all_rows: Sequence[dict]) -> Markdown:
+    """The pruned network against the fine-tuned dense one, the controls and the write-up."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        pruned, row = rows.seeds(dataset, MAIN), rows.one(dataset, MAIN)
+        text = (
+            f"On {style.dataset(dataset)}, at {row['macs'] / 1e6:.2f} M MACs: {value(row, 'pruned_top1_pct'):.2f} % right after "
+            f"pruning, {row['top1_pct']:.2f} % after {row['epochs']} epochs of fine-tuning. "
+        )
+        if (theirs := assignment.reported(dataset, MAIN, "top1_pct")) is not None:
+            text += (
+                f"The write-up's network has {theirs:.2f} %, ours is {signed(row['top1_pct'] - theirs)} points from it, "
+                f"{signed(row['pruned_top1_pct'] - theirs)} before any training. "
+            )
+        for method in ("dense_finetuned", *CONTROLS):
+            if peer := rows.find(dataset, method):
+                label = style.method(method).label
+                compared = phrase(rows.compare(pruned, peer), "the LASSO's network", f'"{label}"')
+                text += f"Against {label} ({peer[0]['epochs']} epochs): {compared}. "
+        return text.strip()
+
+    return told(rows, tell)
+
+
+# Accuracy against MACs --------------------------------------------------------------------------------------------
+
+
+def curve_points(rows: Rows, dataset: str) -> list[Mapping]:
+    """The main method's rows over budgets of MACs, most MACs first."""
+    found = [rows.find(dataset, MAIN, variant) for variant in CURVE]
+    return sorted((rows_[0] for rows_ in found if rows_), key=lambda row: -row["macs"])
+
+
+def curve_table(all_rows: Sequence[dict]) -> Table | Markdown:
+    """Accuracy right after pruning and after fine-tuning at every budget of MACs."""
+    rows, lines = Rows(all_rows), {}
+    for dataset in rows.datasets:
+        dense = rows.find(dataset, "dense")
+        for row in curve_points(rows, dataset) if dense else []:
+            lines[dataset, f"{fewer(rows, row):.1f}×"] = row
+    if not lines:
+        return absent("accuracy against MACs")
+    columns = ["macs", "params", "pruned_top1_pct", "top1_pct", "top5_pct", "epochs", "latency_ms", "latency_batch128_ms"]
+    index = pd.MultiIndex.from_tuples(lines, names=["dataset", "Fewer MACs"])
+    frame = pd.DataFrame([[line.get(column) for column in columns] for line in lines.values()], index, columns)
+    return tables.table(frame, "LASSO channels at four budgets of MACs.")
+
+
+def curve_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
+    """How far the MACs can fall before accuracy does."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        found, dense = curve_points(rows, dataset), rows.one(dataset, "dense")
+        if not found:
+            raise Missing(f"no channel-pruned network on {style.dataset(dataset)}")
+        near = [row for row in found if row["top1_pct"] >= dense["top1_pct"] - points]
+        untrained = [row for row in found if row["pruned_top1_pct"] >= dense["top1_pct"] - points]
+        least = found[-1]
+
+        def most(group: Sequence[Mapping]) -> str:
+            return f"{fewer(rows, group[-1]):.1f}× fewer MACs" if group else "no budget here"
+
+        return (
+            f"On {style.dataset(dataset)} the smallest network within {points:g} point of the dense one as given "
+            f"({dense['top1_pct']:.2f} %) has {most(near)} fine-tuned, and {most(untrained)} without training. At "
+            f"{fewer(rows, least):.1f}× fewer, {least['pruned_top1_pct']:.2f} % become {least['top1_pct']:.2f} %."
+        )
+
+    return told(rows, tell)
+
+
+# Ablations --------------------------------------------------------------------------------------------------------
+
+
+def ablations(all_rows: Sequence[dict]) -> Table | Markdown:
+    """Each part of the method left out or exchanged, at the same budget of MACs."""
+    rows, lines = Rows(all_rows), {}
+    for dataset in rows.datasets:
+        for variant, label in ABLATIONS.items():
+            for row in rows.find(dataset, MAIN, variant)[:1]:
+                lines[dataset, label] = row
+    if len(lines) <= len(rows.datasets):
+        return absent("the ablations")
+    columns = ["macs", "params", "pruned_top1_pct", "top1_pct", "latency_ms", "latency_batch128_ms"]
+    index = pd.MultiIndex.from_tuples(lines, names=["dataset", "LASSO channels"])
+    frame = pd.DataFrame([[line.get(column) for column in columns] for line in lines.values()], index, columns)
+    return tables.table(frame, "What each part of the method is worth.", note="Same budget of MACs and of fine-tuning.")
+
+
+def ablations_seen(all_rows: Sequence[dict]) -> Markdown:
+    """What each part changes before and after fine-tuning."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        main, said = rows.one(dataset, MAIN), []
+        for variant, label in ABLATIONS.items():
+            if variant and (found := rows.find(dataset, MAIN, variant)):
+                first = signed(found[0]["pruned_top1_pct"] - main["pruned_top1_pct"])
+                compared = rows.compare(found, [main])
+                word = "" if compared.decided else ", inside the noise"
+                said.append(f"{label}: {first} points right after pruning, {signed(compared.difference)} fine-tuned{word}")
+        if not said:
+            raise Missing(f"no ablation on {style.dataset(dataset)}")
+        text = f"On {style.dataset(dataset)}, against the method as above: {'; '.join(said)}. "
+        if (
+            (odd := rows.find(dataset, MAIN, "unrounded"))
+            and odd[0].get("latency_batch128_ms")
+            and main.get("latency_batch128_ms")
+        ):
+            ratio = odd[0]["latency_batch128_ms"] / main["latency_batch128_ms"]
+            text += f"Widths that are no multiple of 8 change latency at batch 128 by {signed(100 * (ratio - 1), 0)} %."
+        return text.strip()
+
+    return told(rows, tell)
+
+
+# What the MACs saved are worth ------------------------------------------------------------------------------------
+
+
+def activations(widths: Sequence[int | str], image_size: int = 32) -> int:
+    """Numbers a network's convolutions write for one image."""
+    total, side = 0, image_size
+    for width in widths:
+        if width == "M":
+            side //= 2
+        else:
+            total += width * side * side
+    return total
+
+
+def savings(rows: Rows, dataset: str) -> dict[str, float]:
+    """How many times less of each cost than the dense network; a cost that was not measured is left out."""
+    row, dense = rows.one(dataset, MAIN), rows.one(dataset, "dense")
+    ratios = {name: dense[column] / row[column] for name, column in RATIOS.items() if dense.get(column) and row.get(column)}
+    return ratios | {"Activations": activations(full_widths(row)) / activations(row["widths"])}
+
+
+def savings_seen(all_rows: Sequence[dict]) -> Markdown:
+    """Why the time does not fall as the MACs do."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        found = savings(rows, dataset)
+        if "Latency, batch 128" not in found:
+            raise Missing(f"the latency of {style.method(MAIN).label} on {style.dataset(dataset)} was not measured")
+        macs, wide, one, many = (found[n] for n in ("MACs", "Activations", "Latency, batch 1", "Latency, batch 128"))
+        text = (
+            f"On {style.dataset(dataset)} {macs:.1f}× fewer MACs make inference {one:.1f}× faster at batch 1 and {many:.1f}× at batch "
+            f"128. A layer's MACs fall with the product of two widths, what it writes only with one: activations fall {wide:.1f}×, and "
+            "batch norm, ReLU and pooling cost by activations. "
+        )
+        kept = [100 * (1 - 1 / ratio) for ratio in (one, many)]
+        text += f"As a share, latency falls by {kept[0]:.0f} % at batch 1 and {kept[1]:.0f} % at batch 128"
+        theirs, base = (assignment.reported(dataset, method, "latency_ms") for method in (MAIN, "dense"))
+        return text + (f"; the write-up's fell by {100 * (1 - theirs / base):.0f} % on its GPU." if theirs else ".")
+
+    return told(rows, tell)

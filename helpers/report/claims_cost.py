@@ -1,0 +1,214 @@
+"""Claims about what pruning saves: bytes on disk, MACs, memory, time, energy."""
+
+from helpers.report import assignment
+from helpers.report.evidence import Rows, name, smallest_file, value
+from helpers.report.tables import number_text
+from helpers.report.verdicts import REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
+
+SIZE, COST = "Size on disk", "MACs, memory, time and energy"
+UNSTRUCTURED, STRUCTURED = ("layerwise_magnitude", "grasp_iterative"), "lasso_channels"
+SAME = 0.05  # ratios of times and memory closer to 1 than this are no difference
+
+
+def _verdict(supported: bool, refuted: bool) -> str:
+    return SUPPORTED if supported else REFUTED if refuted else UNDECIDED
+
+
+def _mib(mib: float) -> str:
+    return f"{number_text(mib, 2)} MiB"
+
+
+def _pct(share: float) -> str:
+    return f"{number_text(100 * share, 1)} %"
+
+
+# Size on disk -----------------------------------------------------------------------------------------------------
+
+
+def _all_shrink(rows: Rows, dataset: str) -> Judgement:
+    dense = value(rows.one(dataset, "dense"), "size_mib")
+    files = {m: smallest_file(rows.one(dataset, m)) for m in (*UNSTRUCTURED, STRUCTURED)}
+    listed = ", ".join(f"{name(m)} {_mib(f.mib)} ({f.format})" for m, f in files.items())
+    smaller = [file.mib < dense for file in files.values()]
+    return Judgement(_verdict(all(smaller), not all(smaller)), f"Dense {_mib(dense)}; {listed}.")
+
+
+def _zeros_alone(rows: Rows, dataset: str) -> Judgement:
+    dense, row = value(rows.one(dataset, "dense"), "size_mib"), rows.one(dataset, UNSTRUCTURED[0])
+    plain = value(row, "size_dense_mib")
+    evidence = f"The pruned network saved plainly takes {_mib(plain)}, the dense one {_mib(dense)}."
+    return Judgement(_verdict(plain > 0.99 * dense, plain <= 0.99 * dense), evidence)
+
+
+def _structured_smallest(rows: Rows, dataset: str) -> Judgement:
+    structured = value(rows.one(dataset, STRUCTURED), "size_mib")
+    others = {m: rows.one(dataset, m) for m in UNSTRUCTURED}
+    best = {m: smallest_file(row) for m, row in others.items()}
+    smallest = min(file.mib for file in best.values())
+    listed = "; ".join(
+        f"{name(m)} {_mib(best[m].mib)} as {best[m].format}, {_mib(value(row, 'size_coo_mib'))} as COO"
+        for m, row in others.items()
+    )
+    return Judgement(_verdict(structured < smallest, structured > smallest), f"{name(STRUCTURED)} {_mib(structured)}; {listed}.")
+
+
+def _coo_overhead(rows: Rows, dataset: str) -> Judgement:
+    dense, row = value(rows.one(dataset, "dense"), "size_mib"), rows.one(dataset, UNSTRUCTURED[0])
+    density, coo = 1 - value(row, "sparsity_pct") / 100, value(row, "size_coo_mib") / dense
+    evidence = f"{_pct(density)} of the weights are left, the COO file is {_pct(coo)} of the dense one"
+    for column, label in (("size_csr_mib", "CSR"), ("size_bitmask_mib", "a bitmask with fp32 values")):
+        if row.get(column) is not None:
+            evidence += f", {label} {_pct(row[column] / dense)}"
+    if row.get("entropy_bound_mib") is not None:
+        evidence += f"; no exact file of masks at random places goes below {_pct(row['entropy_bound_mib'] / dense)}"
+    evidence += ". The values alone are proportional; a bitmask adds one bit for every weight, COO an index for every value"
+    return Judgement(_verdict(coo > 1.25 * density, coo <= 1.25 * density), evidence + ".")
+
+
+# Work, memory, time, energy ---------------------------------------------------------------------------------------
+
+
+def _unstructured_keeps_macs(rows: Rows, dataset: str) -> Judgement:
+    dense, row = rows.one(dataset, "dense"), rows.one(dataset, UNSTRUCTURED[0])
+    macs = value(row, "macs") / value(dense, "macs")
+    memory = value(row, "peak_memory_mib") / value(dense, "peak_memory_mib")
+    evidence = f"Run as a dense network: {_pct(macs)} of the dense MACs, {_pct(memory)} of the peak memory"
+    if row.get("effective_macs") is not None:
+        evidence += f"; only {_pct(row['effective_macs'] / dense['macs'])} of the MACs touch a weight that is left"
+    same = abs(macs - 1) < SAME and abs(memory - 1) < SAME
+    return Judgement(_verdict(same, not same), evidence + ".")
+
+
+def _dense_kernels(rows: Rows, dataset: str) -> Judgement:
+    dense, ratios, parts = rows.one(dataset, "dense"), [], []
+    for method in UNSTRUCTURED:
+        row = rows.one(dataset, method)
+        pair = [value(row, c) / value(dense, c) for c in ("latency_ms", "latency_batch128_ms")]
+        ratios += pair
+        parts.append(f"{name(method)} takes {number_text(pair[0], 2)} (batch 1) and {number_text(pair[1], 2)} (batch 128)")
+    faster = min(ratios) < 1 - SAME
+    return Judgement(_verdict(not faster, faster), f"Times the dense network's time: {'; '.join(parts)}.")
+
+
+def speed_up(rows: Rows, dataset: str, method: str, column: str) -> float:
+    """Dense time over this method's, run on its non-zeros ("sparse_…") or as it is."""
+    dense = value(rows.one(dataset, "dense"), column.removeprefix("sparse_"))
+    return dense / value(rows.one(dataset, method), column)
+
+
+def _no_free_lunch(rows: Rows, dataset: str) -> Judgement:
+    columns = ("sparse_latency_ms", "sparse_latency_batch128_ms")
+    gains = {m: [speed_up(rows, dataset, m, c) for c in columns] for m in UNSTRUCTURED}
+    listed = "; ".join(
+        f"{name(m)} {number_text(one, 2)}× (batch 1) and {number_text(many, 2)}× (batch 128)" for m, (one, many) in gains.items()
+    )
+    best = max(max(pair) for pair in gains.values())
+    return Judgement(
+        _verdict(best < 1 - SAME, best > 1 + SAME),
+        f"With kernels that touch non-zeros only, against the dense network: {listed}.",
+    )
+
+
+def _reduction(column: str, at_least: float, text: str):
+    """A judge of "structured pruning cuts `column` by so much"."""
+
+    def judge(rows: Rows, dataset: str) -> Judgement:
+        cut = 1 - value(rows.one(dataset, STRUCTURED), column) / value(rows.one(dataset, "dense"), column)
+        theirs = [assignment.reported(_theirs(dataset), m, column) for m in ("dense", STRUCTURED)]
+        claimed = f" (write-up: {_pct(1 - theirs[1] / theirs[0])})" if all(theirs) else ""
+        evidence = f"{text.format(cut=_pct(cut))}{claimed}."
+        if column == "latency_ms":
+            batch = 1 - value(rows.one(dataset, STRUCTURED), "latency_batch128_ms") / value(
+                rows.one(dataset, "dense"), "latency_batch128_ms"
+            )
+            evidence = evidence[:-1] + f"; {_pct(batch)} at batch 128."
+        return Judgement(_verdict(cut > at_least - 0.02, cut < at_least - SAME), evidence)
+
+    return judge
+
+
+def _theirs(dataset: str) -> str:
+    """The write-up's data set to put beside one of ours; it has no digits."""
+    return dataset if dataset in ("cifar10", "cifar100") else "cifar10"
+
+
+def _energy(rows: Rows, dataset: str) -> Judgement:
+    dense, small = (value(rows.one(dataset, m), "energy_mj") for m in ("dense", STRUCTURED))
+    ratio = small / dense
+    evidence = f"{name(STRUCTURED)} takes {number_text(small, 2)} mJ an image, the dense network {number_text(dense, 2)}."
+    return Judgement(_verdict(ratio < 1 - SAME, ratio > 1 + SAME), evidence)
+
+
+CLAIMS = (
+    Claim(
+        "all_shrink",
+        SIZE,
+        "Every pruning method makes the file smaller",
+        "Smallest exact file against the dense one",
+        _all_shrink,
+    ),
+    Claim(
+        "zeros_alone",
+        SIZE,
+        "A plainly saved network does not get smaller from zeros",
+        "torch.save of both networks",
+        _zeros_alone,
+    ),
+    Claim(
+        "structured_smallest",
+        SIZE,
+        "Structured pruning shrinks the file most",
+        "Its file against the smallest exact file of either unstructured network",
+        _structured_smallest,
+    ),
+    Claim(
+        "coo_overhead",
+        SIZE,
+        "A COO file is not proportional to the weights that are left",
+        "COO file / dense file against density: above 1.25 times it supports",
+        _coo_overhead,
+    ),
+    Claim(
+        "unstructured_keeps_macs",
+        COST,
+        "Unstructured pruning leaves MACs and peak memory as they were",
+        "Ratio to the dense network, run with dense kernels: within 5 % supports",
+        _unstructured_keeps_macs,
+    ),
+    Claim(
+        "dense_kernels",
+        COST,
+        "Unstructured zeros do not make dense kernels faster",
+        "Latency of both unstructured networks against the dense one: none more than 5 % faster supports",
+        _dense_kernels,
+    ),
+    Claim(
+        "no_free_lunch",
+        COST,
+        "Unstructured pruning never speeds up inference on common devices",
+        "Latency on a sparse kernel against the dense network: one gain above 5 % refutes",
+        _no_free_lunch,
+    ),
+    Claim(
+        "macs_cut",
+        COST,
+        "Structured pruning removes about 87 % of the MACs",
+        "MACs by ptflops; the budget was set to the write-up's, so this holds by construction",
+        _reduction("macs", 0.87, "{cut} fewer MACs"),
+    ),
+    Claim(
+        "memory_cut",
+        COST,
+        "Structured pruning lowers peak memory by about 74 %",
+        "Peak memory at batch 128; at least 72 % supports, below 69 % refutes",
+        _reduction("peak_memory_mib", 0.74, "{cut} less peak memory at batch 128"),
+    ),
+    Claim(
+        "latency_cut",
+        COST,
+        "Structured pruning lowers latency by 40 to 50 %",
+        "Latency at batch 1; at least 38 % supports, below 35 % refutes",
+        _reduction("latency_ms", 0.40, "{cut} less time at batch 1"),
+    ),
+    Claim("energy", COST, "Structured pruning saves energy", "Energy an image: more than 5 % less supports", _energy),
+)

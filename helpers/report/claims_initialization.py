@@ -1,0 +1,119 @@
+"""Claims about pruning at initialisation: SNIP against GraSP, and either against pruning what has been trained."""
+
+import math
+
+import numpy as np
+from scipy import stats
+
+from helpers.report import style
+from helpers.report.claims_accuracy import GRASP, MAGNITUDE, brief, higher, top1
+from helpers.report.evidence import INIT_METHODS, Missing, Rows, mean, name
+from helpers.report.statistics import signed
+from helpers.report.tables import number_text
+from helpers.report.verdicts import REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
+
+INIT = "SNIP, GraSP and initialisation"
+
+
+def _snip_better(rows: Rows, dataset: str) -> Judgement:
+    snip, grasp = rows.seeds(dataset, "snip"), rows.seeds(dataset, GRASP)
+    compared = rows.compare(snip, grasp)
+    parts = [f"SNIP {top1(snip)}, {name(GRASP)} {top1(grasp)}: {brief(compared)}"]
+    if once := rows.find(dataset, "grasp"):
+        parts.append(f"against GraSP in one shot {brief(rows.compare(snip, once))}")
+    if all(row.get("effective_macs") is not None for row in (snip[0], grasp[0])):
+        ratio = snip[0]["effective_macs"] / grasp[0]["effective_macs"]
+        parts.append(f"SNIP keeps {number_text(ratio, 2)} times the MACs of {name(GRASP)}")
+    return Judgement(higher(compared), f"{'; '.join(parts)}.")
+
+
+def _after_training_better(rows: Rows, dataset: str) -> Judgement:
+    after, early = rows.seeds(dataset, MAGNITUDE), rows.best_at_initialization(dataset)
+    compared = rows.compare(after, early)
+    evidence = (
+        f"{top1(after)} after training, at best {top1(early)} at initialisation ({name(early[0]['method'])}): {brief(compared)}"
+    )
+    verdict = higher(compared)
+    controls = [rows.find(dataset, m) for m in ("dense_finetuned", "dense_from_scratch")]
+    if all(controls):
+        gaps = [rows.compare(pruned, control) for pruned, control in zip((after, early), controls, strict=True)]
+        evidence += f". Each against the dense network of its own budget: {brief(gaps[0])} and {brief(gaps[1])}"
+        difference = gaps[0].difference - gaps[1].difference
+        reach = math.hypot(gaps[0].difference - gaps[0].total.low, gaps[1].total.high - gaps[1].difference)
+        # the trained network has had many more epochs: the claim has to hold against each side's own control as well
+        if verdict == SUPPORTED and difference <= reach:
+            verdict = UNDECIDED
+    return Judgement(verdict, evidence + ".")
+
+
+def gradient_norms(rows: Rows, dataset: str) -> dict[str, tuple[float, float]]:
+    """Method → gradient norm at initialisation, before and after pruning, where its row has them."""
+    found = {m: rows.find(dataset, m)[0].get("gradient_norm") for m in INIT_METHODS if rows.find(dataset, m)}
+    return {m: (norms["before"], norms["after"]) for m, norms in found.items() if norms}
+
+
+def _gradient_flow(rows: Rows, dataset: str) -> Judgement:
+    norms = {method: after for method, (_, after) in gradient_norms(rows, dataset).items()}
+    if len(norms) < 3:
+        raise Missing(f"gradient norms of three methods on {style.dataset(dataset)}")
+    counter = []
+    for a in norms:
+        for b in norms:
+            if norms[a] > 1.1 * norms[b] and rows.one(dataset, a)["top1_pct"] < rows.one(dataset, b)["top1_pct"]:
+                compared = rows.compare(rows.seeds(dataset, a), rows.seeds(dataset, b))
+                if compared.decided:
+                    counter.append(
+                        (norms[a] / norms[b], f"{name(a)} against {name(b)}, {{:.1f}} times the norm: {brief(compared)}")
+                    )
+    accuracies = [mean(rows.seeds(dataset, method), "top1_pct") for method in norms]
+    rank = stats.spearmanr(list(norms.values()), accuracies).statistic if np.ptp(accuracies) else 0.0
+    evidence = f"Rank correlation of gradient norm after pruning and accuracy over {len(norms)} methods: {signed(float(rank))}"
+    if counter:
+        ratio, text = max(counter)
+        return Judgement(SUPPORTED, f"{evidence}; {text.format(ratio)}.")
+    return Judgement(UNDECIDED, f"{evidence}; no method with more gradient is less accurate beyond the noise.")
+
+
+def _lottery_ticket(rows: Rows, dataset: str) -> Judgement:
+    rewound, again = (rows.seeds(dataset, MAGNITUDE, v) for v in ("rewound", "reinitialized"))
+    early = rows.best_at_initialization(dataset)
+    against_new, against_early = rows.compare(rewound, again), rows.compare(rewound, early)
+    evidence = (
+        f"Masks found after training, put on the initial weights they grew from: {top1(rewound)}; "
+        f"on other initial weights: {top1(again)}, {brief(against_new)}; "
+        f"against masks found without training ({name(early[0]['method'])}): {brief(against_early)}."
+    )
+    verdicts = {higher(against_new), higher(against_early)}
+    return Judgement(verdicts.pop() if len(verdicts) == 1 else REFUTED if REFUTED in verdicts else UNDECIDED, evidence)
+
+
+CLAIMS = (
+    Claim(
+        "snip_better",
+        INIT,
+        "SNIP might do slightly better than GraSP",
+        "SNIP against iterative GraSP at equal sparsity, training and seed",
+        _snip_better,
+    ),
+    Claim(
+        "after_training_better",
+        INIT,
+        "Magnitude pruning after training beats any pruning at initialisation",
+        "Against the best of them, and each against the dense network of its own budget; both have to hold",
+        _after_training_better,
+    ),
+    Claim(
+        "gradient_flow",
+        INIT,
+        "Good gradient flow alone is not enough",
+        "Two methods of which the one with the larger gradient norm after pruning ends less accurate beyond the noise",
+        _gradient_flow,
+    ),
+    Claim(
+        "lottery_ticket",
+        INIT,
+        "Good subnetworks exist at initialisation, and are hard to find without training",
+        "Masks from a trained network, rewound: above the same masks on new weights and above masks found at initialisation",
+        _lottery_ticket,
+    ),
+)

@@ -1,0 +1,110 @@
+"""Looking rows up for the claims: what is asked for is found, or a `Missing` says what is not there and why."""
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from helpers.report import style
+from helpers.report.statistics import Comparison, compare
+
+FORMATS = {
+    "size_bitmask_mib": "bitmask",
+    "size_csr_mib": "CSR",
+    "size_coo_mib": "COO",
+    "size_mib": "dense",
+    "size_dense_mib": "dense",
+}
+INIT_METHODS = ("grasp_iterative", "grasp", "snip", "synflow", "magnitude_init", "random")
+COSTS = ("parameters", "MACs", "bytes", "latency")
+
+
+class Missing(LookupError):
+    """A row or a column that the rows do not have; the message is a phrase for the reader."""
+
+
+class Rows:
+    """The rows of one profile, as `results.rows` gives them."""
+
+    def __init__(self, rows: Iterable[Mapping]):
+        self.all = list(rows)
+        found = {row["dataset"] for row in self.all}
+        self.datasets = [name for name in style.DATASETS if name in found] + sorted(found - set(style.DATASETS))
+
+    def find(self, dataset: str, method: str, variant: str = "") -> list[Mapping]:
+        """All rows of a method's variant, by sparsity and seed; empty when there is none."""
+        rows = [r for r in self.all if (r["dataset"], r["method"], r.get("variant") or "") == (dataset, method, variant)]
+        return sorted(rows, key=lambda r: (r.get("sparsity_pct") or 0, r.get("seed") or 0))
+
+    def seeds(self, dataset: str, method: str, variant: str = "") -> list[Mapping]:
+        """The rows of a method's variant over seeds, at least one."""
+        rows = self.find(dataset, method, variant)
+        if not rows:
+            what = name(method) + (f" ({variant})" if variant else "")
+            raise Missing(f"no row of {what} on {style.dataset(dataset)}")
+        return [row for row in rows if row.get("target_sparsity_pct") == rows[0].get("target_sparsity_pct")]
+
+    def one(self, dataset: str, method: str, variant: str = "") -> Mapping:
+        """The row of the first seed."""
+        return self.seeds(dataset, method, variant)[0]
+
+    def compare(self, a: list[Mapping], b: list[Mapping]) -> Comparison:
+        """Top-1 of two methods, each by its rows over seeds, with the seed noise of all rows."""
+        for row in (*a, *b):
+            value(row, "top1_pct")
+            if not row.get("correct"):
+                raise Missing(f"the row of {name(row['method'])} does not say which test images were right")
+        return compare(a, b, self.all)
+
+    def cost(self, row: Mapping, kind: str) -> float:
+        """What a network costs: non-zero parameters, MACs that touch a kept weight, bytes (MiB), ms at batch 128."""
+        if kind == "parameters":
+            return value(row, "nonzero_params")
+        if kind == "MACs":
+            return row["effective_macs"] if row.get("effective_macs") is not None else value(row, "macs")
+        if kind == "bytes":
+            return smallest_file(row).mib
+        # fine-tuning moves values, not zeros: the time is that of the same masks right after pruning
+        twins = [r for r in self.find(row["dataset"], row["method"], "curve") if r["sparsity_pct"] == row["sparsity_pct"]]
+        columns = ("latency_batch128_ms", "sparse_latency_batch128_ms")
+        times = [r[column] for r in (row, *twins) for column in columns if r.get(column) is not None]
+        return min(times) if times else value(row, columns[0])
+
+    def best_at_initialization(self, dataset: str) -> list[Mapping]:
+        """The rows of the most accurate method that prunes before or during training from scratch."""
+        groups = [rows for method in INIT_METHODS if (rows := self.find(dataset, method))]
+        if not groups:
+            raise Missing(f"no row of a method that prunes at initialisation on {style.dataset(dataset)}")
+        return max(groups, key=lambda rows: mean(rows, "top1_pct"))
+
+
+class File(NamedTuple):
+    """A network's smallest exact file."""
+
+    mib: float
+    format: str
+
+
+def name(method: str) -> str:
+    """A method as the pages call it."""
+    return style.METHODS[method].label if method in style.METHODS else method
+
+
+def value(row: Mapping, column: str) -> float:
+    """A measured column; Missing with the row's own reason when it is null."""
+    if row.get(column) is None:
+        reason = (row.get("reasons") or {}).get(column, "")
+        reason = reason.removeprefix("not measured: ") or "not measured"
+        raise Missing(f"{column} of {name(row['method'])} on {style.dataset(row['dataset'])}: {reason}")
+    return row[column]
+
+
+def mean(rows: list[Mapping], column: str) -> float:
+    values = [value(row, column) for row in rows]
+    return sum(values) / len(values)
+
+
+def smallest_file(row: Mapping) -> File:
+    """The smallest of the row's lossless files."""
+    sizes = [File(row[column], format) for column, format in FORMATS.items() if row.get(column) is not None]
+    if not sizes:
+        raise Missing(f"size_mib of {name(row['method'])} on {style.dataset(row['dataset'])}: not measured")
+    return min(sizes, key=lambda file: file.mib)

@@ -1,0 +1,36 @@
+"""The first page: what was asked, five findings with their figures, the figure that sums them up, and where to read on."""
+
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from helpers import progress, results
+from helpers.report import claims, pages, style
+from helpers.report.plots.overview import overview
+
+ASKED = (
+    "VGG16-BN on {datasets}, pruned in three ways: small weights after training, weights chosen while it trains, and whole "
+    "channels. How small does the file get, how fast does the network run, and what does that cost in accuracy, measured "
+    "against a dense network that was given the same training?"
+)
+DEMO = " This is the demo: the digits that ship inside scikit-learn and a network of a quarter of the width, to show that all of it runs."
+
+
+def page(profile: str, site: Sequence[pages.Page], provenance: dict[str, str]) -> str:
+    """The whole file, computed from the rows that are there; what is missing says so."""
+    rows = results.rows(profile)
+    datasets = (
+        " and ".join(style.dataset(name) for name in dict.fromkeys(row["dataset"] for row in rows)) or "CIFAR-10 and CIFAR-100"
+    )
+    style.apply()
+    figure = overview(rows)
+    if figure is None:
+        progress.say("the first page has no figure yet: no row has both a cost and its dense control")
+    body = pages.template("index.html.j2").render(
+        site=pages.SITE,
+        asked=ASKED.format(datasets=datasets) + (DEMO if profile == "demo" else ""),
+        findings=claims.findings(rows),
+        figure=Markup(figure._repr_html_()) if figure else None,
+        pages=site,
+    )
+    return pages.render(pages.Body(body), None, site, profile=profile, provenance=provenance)

@@ -1,0 +1,99 @@
+"""SNIP, GraSP and the others on one footing: what they cost, what they choose, and whether tickets can be found early."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from IPython.display import Markdown
+
+from helpers.report import style, tables
+from helpers.report.analysis import NOT_YET, average
+from helpers.report.claims_accuracy import MAGNITUDE, brief
+from helpers.report.evidence import INIT_METHODS, Missing, Rows, name, value
+from helpers.report.statistics import wilson
+from helpers.report.tables import Table, number_text
+
+
+def initialization(rows: Sequence[Mapping], dataset: str) -> Table:
+    """The methods that prune at initialisation on one budget: accuracy, what is left, gradient norm before and after."""
+    known, lines, reasons = Rows(rows), {}, {}
+    control = known.find(dataset, "dense_from_scratch")
+    for method in ("dense_from_scratch", *INIT_METHODS):
+        found = known.find(dataset, method)
+        norms = (found[0].get("gradient_norm") or {}) if found else {}
+        lines[method] = {
+            "top1_pct": average(found, "top1_pct"),
+            "Against dense": brief(known.compare(found, control))
+            if found and control and method != "dense_from_scratch"
+            else None,
+            "sparsity_pct": found[0].get("sparsity_pct") if found else None,
+            "effective_macs": found[0].get("effective_macs") if found else None,
+            "Gradient before": norms.get("before"),
+            "Gradient after": norms.get("after"),
+        }
+        if not found:
+            reasons |= {(method, column): NOT_YET for column in lines[method]}
+        elif not norms:
+            pruned = method != "dense_from_scratch"
+            reason = "pruned in stages: no single moment before and after" if pruned else "not pruned"
+            reasons |= {(method, column): reason for column in ("Gradient before", "Gradient after", "Against dense")}
+    frame = pd.DataFrame.from_dict(lines, orient="index")
+    frame.index.name = "method"
+    return tables.table(
+        frame,
+        f"{style.dataset(dataset)}: pruned at initialisation or while training, same start, budget and data order",
+        best={"top1_pct": "max", "effective_macs": "min"},
+        digits={"Gradient before": 3, "Gradient after": 3},
+        reasons=reasons,
+        note="Against dense: points with their 95 % interval, test-image and seed noise, and McNemar's exact p. Gradient: norm "
+        "over the weights that are left, on the images that were scored, at initialisation.",
+    )
+
+
+def initialization_seen(rows: Sequence[Mapping], overlaps: Mapping[str, Mapping]) -> Markdown:
+    """SNIP against GraSP in accuracy, work and choice of weights; `overlaps`: data set → `comparison.matrix` of its masks."""
+    known, lines = Rows(rows), []
+    for dataset in known.datasets:
+        for other in ("grasp", "grasp_iterative"):
+            try:
+                snip, grasp = known.seeds(dataset, "snip"), known.seeds(dataset, other)
+                text = f"SNIP against {name(other)} {brief(known.compare(snip, grasp))}"
+                work = value(snip[0], "effective_macs") / value(grasp[0], "effective_macs")
+            except Missing as missing:
+                lines.append(f"- {style.dataset(dataset)}: {missing}.")
+                continue
+            text += f", with {number_text(work, 2)} times its MACs"
+            shared = overlaps.get(dataset, {}).get("snip", {}).get(other)
+            if shared:
+                text += (
+                    f"; they share {number_text(100 * shared['jaccard'], 1)} % of the weights that either keeps, where layers of "
+                    f"the same densities at random would share {number_text(100 * shared['by_chance'], 1)} %"
+                )
+            lines.append(f"- {style.dataset(dataset)}: {text}.")
+    return Markdown("**What is seen.** At equal parameters, top-1:\n\n" + "\n".join(lines))
+
+
+def ticket(rows: Sequence[Mapping], dataset: str) -> Table:
+    """The lottery-ticket experiment: one sparsity, one training budget, four ways to come by masks and weights."""
+    known = Rows(rows)
+    origins = {
+        "found after training, weights rewound": (MAGNITUDE, "rewound"),
+        "found after training, weights drawn anew": (MAGNITUDE, "reinitialized"),
+        "best method at initialisation": None,
+        "random": ("random", ""),
+        "none (dense)": ("dense_from_scratch", ""),
+    }
+    lines, reasons = {}, {}
+    for label, key in origins.items():
+        try:
+            found = known.seeds(dataset, *key) if key else known.best_at_initialization(dataset)
+            bounds = wilson(found[0])
+            interval = f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}"
+            lines[label] = {"top1_pct": average(found, "top1_pct"), "95 %": interval, "epochs": found[0]["epochs"]}
+        except Missing as missing:
+            lines[label] = {"top1_pct": None, "95 %": None, "epochs": None}
+            reasons |= {(label, column): str(missing) for column in lines[label]}
+    frame = pd.DataFrame.from_dict(lines, orient="index")
+    frame.index.name = "Masks"
+    return tables.table(
+        frame, f"{style.dataset(dataset)}: where masks and weights come from", best={"top1_pct": "max"}, reasons=reasons
+    )

@@ -1,0 +1,176 @@
+"""The magnitude-pruned networks beside the write-up, and the controls that say what a gain comes from."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from IPython.display import Markdown
+
+from helpers.report import assignment, style, tables
+from helpers.report.evidence import Missing, Rows, value
+from helpers.report.sensitivity import CURVE_METHODS, MAIN, absent, told
+from helpers.report.statistics import compare, phrase, signed
+from helpers.report.tables import Table
+
+WRONG = {"none": "no normalisation", "half": "mean and deviation ½", "imagenet": "ImageNet's"}
+RATIOS = {"Peak memory ÷ dense": "peak_memory_mib", "Latency ÷ dense": "latency_ms"}
+SPARSE_RATIO = "Sparse latency ÷ dense"
+SHOWN = ("sparsity_pct", "pruned_top1_pct", "top1_pct", "top5_pct", "size_dense_mib", "size_coo_mib", "size_bitmask_mib", "macs")
+
+
+def against_write_up(all_rows: Sequence[dict]) -> Table | Markdown:
+    """The write-up's table of layer-wise pruning, our rows beside it; memory and latency as ratios to each side's dense."""
+    rows, lines, reasons = Rows(all_rows), {}, {}
+    for dataset in rows.datasets:
+        for method in ("dense", MAIN):
+            theirs = {key: assignment.reported(dataset, method, key) for key in (*SHOWN, *RATIOS.values(), "size_mib")}
+            if theirs["top1_pct"] is not None:
+                theirs["size_dense_mib" if method == "dense" else "size_coo_mib"] = theirs["size_mib"]
+                base = {key: assignment.reported(dataset, "dense", key) for key in RATIOS.values()}
+                lines[dataset, "write-up", method] = theirs | _ratios(theirs, base)
+        dense = rows.find(dataset, "dense")
+        for method in ("dense", "dense_finetuned", *CURVE_METHODS):
+            for row in rows.find(dataset, method)[:1]:
+                label = (dataset, "this report", method)
+                lines[label] = row | _ratios(row, dense[0] if dense else {})
+                for name, column in (*RATIOS.items(), (SPARSE_RATIO, "sparse_latency_ms")):
+                    if lines[label][name] is None and (why := (row.get("reasons") or {}).get(column)):
+                        reasons[label, name] = why
+    if not lines:
+        return absent("the comparison with the write-up")
+    columns = [*SHOWN, *RATIOS, SPARSE_RATIO]
+    index = pd.MultiIndex.from_tuples(lines, names=["dataset", "Figures", "method"])
+    frame = pd.DataFrame([[line.get(column) for column in columns] for line in lines.values()], index, columns)
+    devices = "; ".join(sorted({str(row["device"]) for row in rows.all if row.get("latency_ms") is not None})) or "no device yet"
+    return tables.table(
+        frame,
+        "Layer-wise magnitude pruning: the write-up's figures and ours, with the controls.",
+        digits={**dict.fromkeys(RATIOS, 2), SPARSE_RATIO: 2},
+        reasons=reasons,
+        note=f"{assignment.WRITE_UP_NOTE} Its file is a COO file. Ours: latency at batch 1 and memory measured on "
+        f"{devices}; sparse "
+        "latency is that of the same weights run on their non-zeros only.",
+    )
+
+
+def _ratios(row: dict, dense: dict) -> dict[str, float | None]:
+    def over(column: str, base: str) -> float | None:
+        return row[column] / dense[base] if row.get(column) and dense.get(base) else None
+
+    ratios = {name: over(column, column) for name, column in RATIOS.items()}
+    return ratios | {SPARSE_RATIO: over("sparse_latency_ms", "latency_ms")}
+
+
+def against_seen(all_rows: Sequence[dict]) -> Markdown:
+    """How far the pruned network lies from the control, and from the other allocations."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        pruned, row = rows.seeds(dataset, MAIN), rows.one(dataset, MAIN)
+        text = (
+            f"On {style.dataset(dataset)}, {row['sparsity_pct']:.2f} % sparse: {value(row, 'pruned_top1_pct'):.2f} % right after "
+            f"pruning, {row['top1_pct']:.2f} % after {row['epochs']} epochs of fine-tuning. "
+        )
+        control = rows.seeds(dataset, "dense_finetuned")
+        text += f"Against the control with the same budget: {phrase(rows.compare(pruned, control), 'pruned', 'dense')}. "
+        for method in CURVE_METHODS[1:]:
+            if peer := rows.find(dataset, method):
+                shown = compare(pruned, peer, rows.all)
+                text += f"{style.method(method).label.capitalize()} at the same sparsity: {phrase(shown, 'layer-wise', 'it')}. "
+        return text.strip()
+
+    return told(rows, tell)
+
+
+# The controls -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Top-1 (%) before and after fine-tuning; `after` is None where the row does not exist."""
+
+    label: str
+    method: str
+    before: float
+    after: float | None
+    ours: bool = True
+
+    @property
+    def gain(self) -> float | None:
+        return None if self.after is None else self.after - self.before
+
+
+def control_pairs(rows: Rows, dataset: str) -> list[Pair]:
+    """Everything that gains by fine-tuning, pruned or not, and the write-up's pair."""
+    pairs = []
+    for row in rows.find(dataset, MAIN)[:1]:
+        if row["pruned_top1_pct"] is not None:
+            pairs.append(Pair(f"pruned {row['sparsity_pct']:.2f} %", MAIN, row["pruned_top1_pct"], row["top1_pct"]))
+    for suffix, label in {
+        "": "dense, its own normalisation",
+        **{f"normalization={n}": f"dense, {t}" for n, t in WRONG.items()},
+    }.items():
+        before, after = rows.find(dataset, "dense", suffix), rows.find(dataset, "dense_finetuned", suffix)
+        start = before[0]["top1_pct"] if before else after[0]["pruned_top1_pct"] if after else None
+        if start is not None:
+            pairs.append(Pair(label, "dense_finetuned", start, after[0]["top1_pct"] if after else None))
+    theirs = [assignment.reported(dataset, method, "top1_pct") for method in ("dense", MAIN)]
+    if None not in theirs:
+        pairs.append(Pair("write-up: baseline → pruned", MAIN, *theirs, ours=False))
+    return pairs
+
+
+def control_seen(all_rows: Sequence[dict]) -> Markdown:
+    """Does a wrong normalisation alone make a drop and a "boost" like the write-up's?"""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        dense = value(rows.one(dataset, "dense"), "top1_pct")
+        pairs = {pair.label: pair for pair in control_pairs(rows, dataset)}
+        wrong = [(pairs[f"dense, {text}"], text) for text in WRONG.values() if f"dense, {text}" in pairs]
+        if not wrong:
+            raise Missing("no dense row under a wrong normalisation")
+        drops = ", ".join(f"{text} {signed(pair.before - dense)} points" for pair, text in wrong)
+        said = (
+            f"On {style.dataset(dataset)}, with nothing pruned and nothing trained, a wrong normalisation "
+            f"changes top-1 by: {drops}. "
+        )
+        for pair, text in wrong:
+            if pair.after is not None:
+                said += (
+                    f"Fine-tuned under {text}, the same dense network goes from {pair.before:.2f} % to "
+                    f"{pair.after:.2f} % ({signed(pair.gain)}). "
+                )
+        right = pairs.get("dense, its own normalisation")
+        if right is not None and right.after is not None:
+            said += f"Under its own normalisation the same fine-tuning brings {signed(right.gain)} points. "
+        theirs = pairs.get("write-up: baseline → pruned")
+        if theirs is not None:
+            published = assignment.published(dataset, "dense").iloc[0]["top1_pct"]
+            said += _verdict(theirs, published, [pair for pair, _ in wrong], dense)
+        return said.strip()
+
+    return told(rows, tell)
+
+
+def _verdict(theirs: Pair, published: float, wrong: Sequence[Pair], dense: float) -> str:
+    """The write-up's gap and gain beside those measured without pruning."""
+    gap, gains = theirs.before - published, [pair.gain for pair in wrong if pair.gain is not None]
+    nearest = min(wrong, key=lambda pair: abs(pair.before - dense - gap))
+    text = (
+        f"The write-up's baseline lies {signed(gap)} points from the released weights, and its pruned network "
+        f"{signed(theirs.gain)} above "
+        f"that baseline; the nearest wrong normalisation here ({nearest.label.removeprefix('dense, ')}) changes top-1 by "
+        f"{signed(nearest.before - dense)}"
+    )
+    if not gains:
+        return text + "; its fine-tuning was not computed."
+    enough = max(gains) >= theirs.gain
+    return text + (
+        f", and fine-tuning alone then brings up to {signed(max(gains))}: "
+        + (
+            "a gain of the write-up's size needs no pruning."
+            if enough
+            else "less than the write-up's gain, so this alone does not explain it."
+        )
+    )

@@ -1,0 +1,82 @@
+"""The figure of the first page: what each method gains in size and speed, and what it loses in accuracy."""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+
+from helpers import results
+from helpers.report import style
+from helpers.report.evidence import Missing, Rows, mean, name
+from helpers.report.style import Figure
+
+GAINS = {"bytes": "File, times smaller", "latency": "Inference of 128 images, times faster"}
+
+
+def overview(rows: Sequence[Mapping]) -> Figure | None:
+    """Points of top-1 lost against the gain over the dense network, one line a data set; None where no row has a gain."""
+    known = Rows(rows)
+    panels = {(d, kind): points for d in known.datasets for kind in GAINS if (points := _gains(known, d, kind))}
+    if not panels:
+        return None
+    datasets = [d for d in known.datasets if any(d == dataset for dataset, _ in panels)]
+    figure, grid = plt.subplots(len(datasets), 2, figsize=(style.WIDTH, 4.4 * len(datasets)), sharey="row", squeeze=False)
+    for line, dataset in zip(grid, datasets, strict=True):
+        line[0].set(title=style.dataset(dataset), ylabel="Points of top-1 against dense, fine-tuned")
+        for axes, kind in zip(line, GAINS, strict=True):
+            _panel(axes, panels.get((dataset, kind), {}), GAINS[kind])
+    for axes, points in ((grid[datasets.index(d)][list(GAINS).index(kind)], points) for (d, kind), points in panels.items()):
+        style.direct_labels(axes, [(*at, style.method(m).label, style.method(m).color) for m, at in points.items()])
+    return style.show(figure, "index_overview", alt=_told(panels), caption=CAPTION)
+
+
+CAPTION = (
+    "What pruning gains (right is better) and what it costs in accuracy (up is better), against the dense network with the same "
+    "fine-tuning. Each network in its smallest exact file and on its fastest kernel; the dashed lines are the dense network."
+)
+
+
+def _gains(rows: Rows, dataset: str, kind: str) -> dict[str, tuple[float, float]]:
+    """Method → (times less of the cost, points of top-1 against the fine-tuned dense network)."""
+    found = {}
+    try:
+        base, control = rows.cost(rows.one(dataset, "dense"), kind), mean(rows.seeds(dataset, "dense_finetuned"), "top1_pct")
+    except Missing:
+        return {}
+    for method in results.METHODS:
+        if style.method(method).family == style.DENSE:
+            continue
+        try:
+            found[method] = (
+                base / rows.cost(rows.one(dataset, method), kind),
+                mean(rows.seeds(dataset, method), "top1_pct") - control,
+            )
+        except Missing:
+            continue
+    return found
+
+
+def _panel(axes: plt.Axes, points: Mapping[str, tuple[float, float]], label: str) -> None:
+    axes.axhline(0, color=style.SOFT_INK, linewidth=1, linestyle="--")
+    axes.axvline(1, color=style.SOFT_INK, linewidth=1, linestyle="--")
+    for method, (gain, lost) in points.items():
+        look = style.method(method)
+        axes.plot(gain, lost, look.marker, color=look.color, markersize=8, markeredgecolor="white")
+    axes.set_xscale("log")
+    left, right = axes.get_xlim()
+    left, right = min(left, 0.8), max(right, 2)
+    axes.set_xlim(left, right * (right / left) ** 0.75)  # room for the labels
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
+    axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}×" if f"{value:e}"[0] in "25" else "")
+    axes.set_xlabel(label)
+
+
+def _told(panels: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]]) -> str:
+    """The figure in words, for a reader who cannot see it."""
+    parts = []
+    for (dataset, kind), points in panels.items():
+        most = max(points, key=lambda m: points[m][0])
+        gain, lost = points[most]
+        parts.append(
+            f"{style.dataset(dataset)}, {GAINS[kind].lower()}: {name(most)} gains most, {gain:.1f} times at {lost:+.1f} points"
+        )
+    return "Gain over the dense network against points of accuracy lost, one point a method. " + "; ".join(parts) + "."

@@ -1,0 +1,91 @@
+"""What the zeros of a pruned network are worth in bytes and in time."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from IPython.display import Markdown
+
+from helpers.report import assignment, style
+from helpers.report.evidence import Missing, Rows, value
+from helpers.report.sensitivity import MAIN, told
+
+FORMATS = {
+    "size_dense_mib": "dense, fp32",
+    "size_coo_mib": "COO, as the write-up",
+    "size_csr_mib": "CSR, 32-bit indices",
+    "size_bitmask_mib": "bitmask, fp32",
+    "size_bitmask_fp16_mib": "bitmask, fp16 values",
+}
+
+
+def sizes_seen(all_rows: Sequence[dict]) -> Markdown:
+    """How small the file gets, and how near the bound."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        row = rows.one(dataset, MAIN)
+        dense, coo, bitmask = (value(row, f"size_{name}_mib") for name in ("dense", "coo", "bitmask"))
+        text = (
+            f"On {style.dataset(dataset)} COO makes the file {dense / coo:.2f}× smaller, the bitmask {dense / bitmask:.2f}× "
+            f"({bitmask:.2f} MiB)"
+        )
+        bound = row.get("entropy_bound_mib")
+        if bound:
+            text += f", {100 * (bitmask / bound - 1):.1f} % above the entropy bound of {bound:.2f} MiB"
+        theirs = assignment.reported(dataset, MAIN, "size_mib")
+        return text + (f"; the write-up's COO file has {theirs:.2f} MiB." if theirs else ".")
+
+    return told(rows, tell)
+
+
+def speed_seen(all_rows: Sequence[dict]) -> Markdown:
+    """Whether skipping zeros pays, from which sparsity, and how much of the bound is reached."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        said = []
+        for dense, sparse, batch in SPEEDS:
+            points = speed_points(rows, dataset, MAIN, dense, sparse)
+            if not points:
+                raise Missing(f"no sparse latency on {style.dataset(dataset)}")
+            paying = [p.sparsity_pct for p in points if p.speed_up >= 1]
+            main = min(points, key=lambda p: abs(p.sparsity_pct - rows.one(dataset, MAIN)["sparsity_pct"]))
+            said.append(
+                f"at {batch}, {main.sparsity_pct:.2f} % sparse, the network runs {main.speed_up:.2f}× as fast on "
+                "its non-zeros as densely "
+                f"({100 * main.speed_up / main.bound:.0f} % of the bound {main.bound:.2f}×), and "
+                + (f"{min(paying):.0f} % is the lowest measured sparsity that pays" if paying else "no measured sparsity pays")
+            )
+        return f"On {style.dataset(dataset)}: {'; '.join(said)}."
+
+    return told(rows, tell)
+
+
+SPEEDS = (
+    ("latency_ms", "sparse_latency_ms", "batch 1"),
+    ("latency_batch128_ms", "sparse_latency_batch128_ms", "batch 128"),
+)
+
+
+@dataclass(frozen=True)
+class SpeedPoint:
+    """One network run densely and on its non-zeros: the ratio of times, and of MACs (what free skipping would give)."""
+
+    sparsity_pct: float
+    speed_up: float
+    bound: float
+
+
+def speed_points(rows: Rows, dataset: str, method: str, dense: str, sparse: str) -> list[SpeedPoint]:
+    """By growing sparsity; networks without a sparse latency are left out."""
+    found = [row for variant in ("curve", "") for row in rows.find(dataset, method, variant)]
+    return sorted(
+        (
+            SpeedPoint(
+                row["sparsity_pct"], row[dense] / row[sparse], sum(x["macs"] for x in row["layers"]) / row["effective_macs"]
+            )
+            for row in found
+            if row.get(dense) and row.get(sparse)
+        ),
+        key=lambda point: point.sparsity_pct,
+    )

@@ -1,0 +1,241 @@
+"""Uncertainty of accuracies: what a difference between two rows is worth.
+
+Two kinds of noise are kept apart. *Test-image noise*: another 10,000 images would have given another accuracy; it
+follows from the rows' correctness bits, image by image (Wilson, McNemar, bootstrap). *Seed noise*: the same method
+trained again gives another network; it follows from rows of several seeds only. A difference has to be larger than
+both together before it is called one.
+"""
+
+import itertools
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+from helpers import results
+from helpers.report.tables import number_text
+
+CONFIDENCE = 0.95
+Z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
+RESAMPLES = 20_000
+# Standard deviation, in points, of the CIFAR-10 accuracy of a dense VGG16 over 246 trainings at about 93.5 % of 10,000
+# images, computed from published raw results. Used, scaled by the binomial spread, where rows have too few seeds.
+PUBLISHED_SEED_SD, PUBLISHED_TOP1, PUBLISHED_IMAGES = 0.19, 0.935, 10_000
+ENOUGH_SEEDS = 3  # degrees of freedom for a spread of our own
+
+Row = Mapping
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value in percent or points with its 95 % limits."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{number_text(self.value, 2)} ({number_text(self.low, 2)} to {number_text(self.high, 2)})"
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Images that only one of two networks gets right, and the exact two-sided p-value of their being equally many."""
+
+    only_a: int
+    only_b: int
+    p: float
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """Standard deviation over seeds in points, and where it comes from."""
+
+    sd: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Top-1 of a minus top-1 of b, in points.
+
+    `images` holds the paired bootstrap's limits (test-image noise alone), `total` those with seed noise added, which
+    decide.
+    """
+
+    images: Interval
+    total: Interval
+    p: float
+    seeds: tuple[int, int]
+    noise: SeedNoise
+
+    @property
+    def difference(self) -> float:
+        return self.total.value
+
+    @property
+    def decided(self) -> bool:
+        """Whether the difference is larger than test-image and seed noise together."""
+        return (self.total.low > 0 or self.total.high < 0) and self.p < 1 - CONFIDENCE
+
+    def __str__(self) -> str:
+        return (
+            f"{signed(self.difference)} points (95 % interval {signed(self.total.low)} to {signed(self.total.high)}; "
+            f"McNemar {p_text(self.p)})"
+        )
+
+
+# Correctness bits -------------------------------------------------------------------------------------------------
+
+
+def correctness(row: Row) -> np.ndarray:
+    """Which test images the row's network got right, bool (N,).
+
+    The bits are packed in eights: N is the row's `test_images` where it has one, else all bits count, which is right
+    for 10,000 images and for every other multiple of eight. Raises ValueError where bits and top-1 disagree.
+    """
+    text = row.get("correct")
+    if not text:
+        raise ValueError(f"the row {_name(row)} does not say which test images were right")
+    bits = results.unpack_bits(text, row.get("test_images"))
+    if row.get("top1_pct") is not None and not math.isclose(100 * bits.mean(), row["top1_pct"], abs_tol=0.005):
+        raise ValueError(f"the row {_name(row)} says {row['top1_pct']} % top-1, its bits {100 * bits.mean():.2f} %")
+    return bits
+
+
+def wilson(right: int | Row, total: int | None = None) -> Interval:
+    """Accuracy in percent with its Wilson score interval, from counts or from a row."""
+    if isinstance(right, Mapping):
+        bits = correctness(right)
+        right, total = int(bits.sum()), len(bits)
+    low, high = proportion_confint(right, total, alpha=1 - CONFIDENCE, method="wilson")
+    return Interval(100 * right / total, 100 * float(low), 100 * float(high))
+
+
+# Two rows ---------------------------------------------------------------------------------------------------------
+
+
+def mcnemar(a: Row, b: Row) -> McNemar:
+    """Exact McNemar test on the images of two rows of one data set."""
+    right_a, right_b = _paired(a, b)
+    table = [[int((x & y).sum()) for y in (right_b, ~right_b)] for x in (right_a, ~right_a)]
+    # with no discordant image there is nothing to test, and the binomial test of 0 in 0 is undefined
+    p = float(exact_mcnemar(table, exact=True).pvalue) if table[0][1] + table[1][0] else 1.0
+    return McNemar(table[0][1], table[1][0], min(p, 1.0))
+
+
+def paired_bootstrap(a: Row, b: Row) -> Interval:
+    """Top-1 of a minus that of b in points, with percentile limits over resampled test images.
+
+    An image counts +1 where only a is right, −1 where only b is, else 0. Drawing n images with replacement is drawing
+    how often each of the three comes, a multinomial: the bootstrap distribution itself, without moving any image.
+    """
+    right_a, right_b = _paired(a, b)
+    count, gains, losses = len(right_a), int((right_a & ~right_b).sum()), int((~right_a & right_b).sum())
+    shares = [gains / count, losses / count, (count - gains - losses) / count]
+    drawn = stats.multinomial(count, shares, seed=np.random.default_rng(0)).rvs(RESAMPLES)
+    points = 100 * (drawn[:, 0] - drawn[:, 1]) / count
+    low, high = np.quantile(points, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    return Interval(100 * (gains - losses) / count, float(low), float(high))
+
+
+def _paired(a: Row, b: Row) -> tuple[np.ndarray, np.ndarray]:
+    if a.get("dataset") != b.get("dataset"):
+        raise ValueError(f"{_name(a)} and {_name(b)} were tested on different images")
+    right_a, right_b = correctness(a), correctness(b)
+    if len(right_a) != len(right_b):
+        raise ValueError(f"{_name(a)} and {_name(b)} were tested on {len(right_a)} and {len(right_b)} images")
+    return right_a, right_b
+
+
+# Seeds ------------------------------------------------------------------------------------------------------------
+
+
+def spread(values: Iterable[float]) -> tuple[float, float | None, int]:
+    """(mean, standard deviation or None for one value, count)."""
+    values = list(values)
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values)
+
+
+def seed_noise(rows: Sequence[Row], dataset: str, top1_pct: float, images: int) -> SeedNoise:
+    """The standard deviation over seeds on a data set.
+
+    Pooled over all its methods that have rows of several seeds; where those give fewer than three degrees of freedom,
+    the published figure of CIFAR-10, scaled to the accuracy and the number of images at hand as a binomial spread is.
+    """
+    groups = []
+    trained = sorted((r for r in rows if r.get("dataset") == dataset and r.get("epochs")), key=_group)
+    for _, members in itertools.groupby(trained, key=_group):
+        by_seed = {row["seed"]: row["top1_pct"] for row in members}
+        if len(by_seed) > 1:
+            groups.append(list(by_seed.values()))
+    freedom = sum(len(group) - 1 for group in groups)
+    if freedom >= ENOUGH_SEEDS:
+        pooled = sum((len(group) - 1) * float(np.var(group, ddof=1)) for group in groups) / freedom
+        return SeedNoise(math.sqrt(pooled), f"pooled over {len(groups)} methods with several seeds")
+    accuracy = min(max(top1_pct / 100, 1 / images), 1 - 1 / images)
+    ratio = accuracy * (1 - accuracy) / images / (PUBLISHED_TOP1 * (1 - PUBLISHED_TOP1) / PUBLISHED_IMAGES)
+    return SeedNoise(PUBLISHED_SEED_SD * math.sqrt(ratio), "published spread of 246 dense networks, scaled")
+
+
+def compare(a: Sequence[Row], b: Sequence[Row], rows: Sequence[Row] = ()) -> Comparison:
+    """Two methods, each given as its rows over seeds; `rows` are all rows, for the seed noise.
+
+    Networks are paired by seed where both have it, and otherwise a's first with b's first. A row that was not trained
+    (`epochs` 0 or missing) is a fixed network and brings no seed noise. The p-value is the largest over the pairs.
+    """
+    if not a or not b:
+        raise ValueError("a comparison takes at least one row of each method")
+    by_seed_a, by_seed_b = ({row.get("seed"): row for row in group} for group in (a, b))
+    shared = [seed for seed in by_seed_a if seed in by_seed_b]
+    pairs = [(by_seed_a[s], by_seed_b[s]) for s in shared] or [(a[0], b[0])]
+    boots = [paired_bootstrap(x, y) for x, y in pairs]
+    images = Interval(*(float(np.mean([getattr(boot, field) for boot in boots])) for field in ("value", "low", "high")))
+    difference = float(np.mean([row["top1_pct"] for row in a]) - np.mean([row["top1_pct"] for row in b]))
+    images = Interval(difference, *(difference + limit - images.value for limit in (images.low, images.high)))
+    noise = seed_noise(rows, a[0].get("dataset"), float(np.mean([r["top1_pct"] for r in (*a, *b)])), len(correctness(a[0])))
+    variance = sum(noise.sd**2 / len(group) for group in (a, b) if group[0].get("epochs"))
+    reach = [math.hypot(limit - difference, Z * math.sqrt(variance)) for limit in (images.low, images.high)]
+    total = Interval(difference, difference - reach[0], difference + reach[1])
+    return Comparison(images, total, max(mcnemar(x, y).p for x, y in pairs), (len(a), len(b)), noise)
+
+
+# Words ------------------------------------------------------------------------------------------------------------
+
+
+def signed(points: float, digits: int = 2) -> str:
+    """A difference with its sign: "+0.40", "−1.25", "0.00"."""
+    text = number_text(points, digits)
+    return text if text.startswith("−") or not float(text.replace("\u202f", "")) else f"+{text}"
+
+
+def p_text(p: float) -> str:
+    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+
+
+def phrase(comparison: Comparison, a: str, b: str) -> str:
+    """A comparison in words that claim no more than it shows."""
+    detail = (
+        f"95 % interval {signed(comparison.total.low)} to {signed(comparison.total.high)} with seed noise, "
+        f"{signed(comparison.images.low)} to {signed(comparison.images.high)} from the test images alone; "
+        f"McNemar {p_text(comparison.p)}"
+    )
+    if comparison.decided:
+        word = "above" if comparison.difference > 0 else "below"
+        return f"{a} is {number_text(abs(comparison.difference), 2)} points {word} {b} ({detail})"
+    return (
+        f"undecided between {a} and {b}: a difference of {signed(comparison.difference)} points lies inside the noise ({detail})"
+    )
+
+
+def _group(row: Row) -> tuple:
+    return (row.get("method") or "", row.get("variant") or "", row.get("sparsity_pct") or 0.0, row.get("epochs") or 0)
+
+
+def _name(row: Row) -> str:
+    parts = (row.get("dataset"), row.get("method"), row.get("variant"))
+    return " ".join(str(part) for part in parts if part) or "without a name"

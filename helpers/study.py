@@ -1,0 +1,245 @@
+"""One row of the study: make it, store it, return the one that exists.
+
+`compute` is what notebooks, `make study` and a cluster's workers call. A row is stored with what its network and its
+training say at once; memory, latency and energy are added by `measure_quietly`, when nothing else runs.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from helpers import data, files, measurement, methods, models, plan, progress, results, settings, training
+from helpers.models import VGG
+from helpers.plan import Planned
+from helpers.pruning import comparison
+from helpers.pruning.masks import Masks, effective_macs
+from helpers.results import RowKey
+from helpers.settings import Profile
+from helpers.sparse import convolution, storage
+
+MIB = 2**20
+NOT_COMPUTED = "not computed yet: `make study` computes it"
+QUIET = ("latency_ms", "sparse_latency_ms", "peak_memory_mib", "energy_mj")
+
+
+def rows(profile: Profile, topic: str | None = None, *, compute_missing: bool | None = None) -> list[dict]:
+    """The rows of a topic that exist, in the plan's order, after computing the missing ones.
+
+    By default only the demo computes what is missing; the larger profiles take hours and leave it to `make study`.
+    """
+    planned = plan.plan(profile, topic)
+    if compute_missing if compute_missing is not None else profile.name == "demo":
+        for item in planned:
+            compute(profile, item.key)
+        measure_quietly(profile, [item.key for item in planned])
+    found = (results.load_row(profile.name, item.key, methods.made_with(profile, item.key)) for item in planned)
+    return [row for row in found if row is not None]
+
+
+def missing(profile: Profile, topic: str | None = None) -> list[Planned]:
+    """What the plan has and the results folder has not."""
+    return [
+        item
+        for item in plan.plan(profile, topic)
+        if results.load_row(profile.name, item.key, methods.made_with(profile, item.key)) is None
+    ]
+
+
+def compute(profile: Profile, key: RowKey) -> dict:
+    """The row of `key`: the stored one, or made now, stored and returned. Only one process makes a row at a time."""
+    made_with = methods.made_with(profile, key)
+    with files.lock(settings.network_path(profile.name, key.dataset, key.row_id).with_suffix(".lock")):
+        if (row := results.load_row(profile.name, key, made_with)) is not None:
+            return row
+        progress.say(f"{key.dataset} {key.row_id}: making the row")
+        context = methods.Context(profile, key)
+        outcome = methods.MAKERS[key.method](context)
+        row = _row(context, outcome)
+        models.save(
+            outcome.network, settings.network_path(profile.name, key.dataset, key.row_id), masked=str(outcome.masks is not None)
+        )
+        row = results.save_row(profile.name, key, row, made_with)
+        settings.checkpoint_path(profile.name, key.dataset, key.row_id).unlink(missing_ok=True)
+    progress.say(f"{key.dataset} {key.row_id}: top-1 {row['top1_pct']:.2f} %")
+    return row
+
+
+def _row(context: methods.Context, outcome: methods.Outcome) -> dict:
+    """Everything a row holds before the quiet pass."""
+    network, masks, splits = outcome.network, outcome.masks, context.splits
+    test = training.evaluate(network, splits.test)
+    val = training.evaluate(network, splits.val, dtype=settings.fast_dtype())
+    budget = methods.recipe(context.profile, context.key)
+    parameters = [p for p in network.parameters()]
+    params, nonzero = sum(p.numel() for p in parameters), sum(int(p.count_nonzero()) for p in parameters)
+    dense_mib = measurement.file_size(network)
+    layers = {layer.name: layer for layer in models.layer_table(network)}
+    row = {
+        "weights": outcome.weights,
+        "params": params,
+        "nonzero_params": nonzero,
+        "size_mib": dense_mib,
+        "size_dense_mib": dense_mib,
+        "macs": measurement.macs_aten(network),
+        "effective_macs": models.macs(network),
+        "top1_pct": test.top1_pct,
+        "top5_pct": test.top5_pct,
+        "val_top1_pct": val.top1_pct,
+        "pruned_top1_pct": outcome.pruned_top1_pct,
+        "epochs": budget.epochs if budget else 0,
+        "train_seconds": sum(log.seconds for log in outcome.logs),
+        "train_device": settings.processor() if outcome.logs else None,
+        "data_source": splits.source,
+        "classes": list(splits.classes),
+        "correct": results.pack_bits(test.correct),
+        "test_images": len(splits.test),
+        "log": [asdict(log) for log in outcome.logs],
+        "reasons": dict.fromkeys(QUIET, measurement.LATER),
+    }
+    if masks is not None:
+        row |= _sizes(network) | {
+            "sparsity_pct": 100 * masks.sparsity,
+            "density_pct": 100 * masks.density,
+            "effective_macs": effective_macs(network, masks),
+        }
+        row["size_mib"] = row["size_bitmask_mib"]
+        kept = {layer.name.removesuffix(".weight"): layer for layer in masks.table()}
+        row["layers"] = [asdict(kept[name]) | {"name": name, "macs": layer.macs} for name, layer in layers.items()]
+    else:
+        full = _full_size(context)
+        row |= {"sparsity_pct": 100 * (1 - params / full), "density_pct": 100 * params / full}
+        row["layers"] = [
+            {"name": n, "kept": layer.parameters, "total": layer.parameters, "macs": layer.macs} for n, layer in layers.items()
+        ]
+    return row | results.provenance() | outcome.extras
+
+
+def _full_size(context: methods.Context) -> int:
+    """Parameters of the network before any channel was taken out."""
+    return sum(p.numel() for p in context.new_network().parameters())
+
+
+def _sizes(network: VGG) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = {f: storage.save(network, Path(folder) / f, f) / MIB for f in ("coo", "csr", "bitmask", "bitmask_fp16")}
+    return {f"size_{name}_mib": size for name, size in sizes.items()} | {
+        "entropy_bound_mib": storage.entropy_bound(network) / MIB
+    }
+
+
+# The quiet pass ----------------------------------------------------------------------------------------------------
+
+
+def measure_quietly(profile: Profile, keys: Sequence[RowKey], *, again: bool = False, seconds: float | None = None) -> None:
+    """Fill memory, latency and energy of the rows whose networks are on disk, data set by data set, dense beside them.
+
+    Networks of one data set are timed interleaved, so that a drift of the machine hits all alike. Rows measured before
+    are left alone unless `again`.
+    """
+    seconds = seconds or (0.2 if profile.name == "demo" else 2.0)
+    for dataset in profile.datasets:
+        wanted: dict[RowKey, dict] = {}
+        for key in keys:
+            row = results.load_row(profile.name, key, methods.made_with(profile, key)) if key.dataset == dataset else None
+            on_disk = settings.network_path(profile.name, dataset, key.row_id).is_file()
+            if row is not None and on_disk and _timed(key) and (again or row["latency_ms"] is None):
+                wanted[key] = row
+        if wanted:
+            _measure_dataset(profile, dataset, wanted, seconds)
+
+
+def _timed(key: RowKey) -> bool:
+    """Whether a row's network is timed: those that differ from another only in values are not."""
+    return key.seed == 0 and not key.variant.startswith(("normalization=", "curve_finetuned", "reinitialized", "rewound"))
+
+
+def _measure_dataset(profile: Profile, dataset: str, wanted: dict[RowKey, dict], seconds: float) -> None:
+    networks = {key: models.load(settings.network_path(profile.name, dataset, key.row_id)) for key in wanted}
+    splits = data.load(dataset)
+    any_network = next(iter(networks.values()))
+    one, many = (measurement.images_for(any_network, splits.test, count) for count in (1, measurement.BATCH))
+    unavailable = convolution.available()
+    runs: dict[str, Callable] = {f"dense {key.row_id}": networks[key].to(one.device) for key in wanted}
+    for key, row in wanted.items():
+        if row["size_bitmask_mib"] is not None and unavailable is None:
+            runs[f"sparse {key.row_id}"] = convolution.compile_sparse(networks[key])
+    single = measurement.latency(runs, one, min_seconds=seconds)
+    batched = measurement.latency(runs, many, min_seconds=seconds)
+    for key, row in wanted.items():
+        dense, sparse = f"dense {key.row_id}", f"sparse {key.row_id}"
+        used = measurement.memory(networks[key], many)
+        spent, why = measurement.energy(networks[key], many, seconds=seconds)
+        reasons = {"energy_mj": why} if spent is None else {}
+        if sparse not in runs:
+            reasons["sparse_latency_ms"] = unavailable or "not measured: the network has no zeros to skip"
+        row |= {
+            "latency_ms": single[dense].median_ms,
+            "latency_p90_ms": single[dense].p90_ms,
+            "latency_batch128_ms": batched[dense].median_ms,
+            "sparse_latency_ms": single[sparse].median_ms if sparse in runs else None,
+            "sparse_latency_batch128_ms": batched[sparse].median_ms if sparse in runs else None,
+            "peak_memory_mib": used.peak_mib,
+            "average_memory_mib": used.average_mib,
+            "energy_mj": spent,
+            "reasons": reasons,
+            **results.provenance(),
+        }
+        results.save_row(profile.name, key, row, row["settings"])
+
+
+def compare_masks(profile: Profile, dataset: str) -> dict[str, dict[str, float]]:
+    """Share of kept weights two methods have in common (Jaccard), for every pair of masks on disk."""
+    masks: dict[str, Masks] = {}
+    for item in plan.plan(profile, "saliency"):
+        path = settings.network_path(profile.name, dataset, item.key.row_id)
+        if item.key.dataset == dataset and item.key.sparsity_pct is not None and not item.key.variant and path.is_file():
+            network = models.load(path)
+            masks[item.key.method] = Masks.from_zeros(network)
+    return {a: {b: comparison.overlap(masks[a], masks[b]).jaccard for b in masks} for a in masks}
+
+
+# Command line ------------------------------------------------------------------------------------------------------
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    """`python -m helpers.study`: compute what the plan has and the results folder has not, then the quiet pass."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--profile", default=None)
+    parser.add_argument("--tier", default="ABC", help="tiers to compute, e.g. A or AB")
+    parser.add_argument("--topic", default=None, choices=plan.TOPICS)
+    parser.add_argument("--dataset", default=None)
+    parser.add_argument(
+        "--quiet", action="store_true", help="only measure memory, latency and energy, of all rows on disk, again"
+    )
+    parser.add_argument("--list", action="store_true", help="only say what is there and what is missing")
+    options = parser.parse_args(arguments)
+    profile = settings.profile(options.profile)
+    if options.dataset:
+        settings.choose("data set", options.dataset, profile.datasets)
+    planned = [
+        item
+        for item in plan.plan(profile, options.topic)
+        if item.tier in options.tier and options.dataset in (None, item.key.dataset)
+    ]
+    if options.list:
+        absent = {item.key for item in missing(profile)}
+        for item in planned:
+            print(f"{item.tier} {item.key.dataset:9} {item.key.row_id:50} {'missing' if item.key in absent else 'there'}")
+        return 0
+    if not options.quiet:
+        for item in planned:
+            compute(profile, item.key)
+    measure_quietly(profile, [item.key for item in planned], again=options.quiet)
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped; run it again to go on from the last finished epoch")
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,294 @@
+import copy
+import html
+
+import numpy as np
+import pytest
+
+from helpers import results
+from helpers.report import claims, evidence
+from helpers.report.claims import NOT_MEASURED, REFUTED, SUPPORTED, UNDECIDED
+
+IMAGES = 10_000
+DENSE_WEIGHTS, DENSE_MACS = 15_239_872, 314_003_466
+KEPT = {"layerwise_magnitude": 0.1967, "grasp_iterative": 0.2}
+
+
+def correct_bits(top1_pct: float, stream: int) -> str:
+    """That share of the images right: mostly the same images, some of each network's own."""
+    hardness = np.random.default_rng(0).random(IMAGES) + 0.05 * np.random.default_rng(stream + 1).random(IMAGES)
+    correct = np.zeros(IMAGES, dtype=bool)
+    correct[np.argsort(hardness)[: round(top1_pct * IMAGES / 100)]] = True
+    return results.pack_bits(correct)
+
+
+def row(dataset, method, top1, variant="", seed=0, **columns):
+    made = dict.fromkeys(results.COLUMNS)
+    made |= {
+        "dataset": dataset,
+        "method": method,
+        "variant": variant,
+        "seed": seed,
+        "top1_pct": top1,
+        "epochs": 4,
+        "macs": DENSE_MACS,
+    }
+    made |= {"size_mib": 58.25, "nonzero_params": DENSE_WEIGHTS, "effective_macs": 313_725_952, "device": "a processor"}
+    made |= {"peak_memory_mib": 156.0, "latency_ms": 20.0, "latency_batch128_ms": 1000.0, "target_sparsity_pct": None}
+    return made | columns
+
+
+def unstructured(dataset, method, top1, density, variant="", **columns):
+    kept = round(density * DENSE_WEIGHTS)
+    sizes = {"size_dense_mib": 58.25, "size_coo_mib": 175 * density, "size_csr_mib": 117 * density}
+    return row(
+        *(dataset, method, top1, variant),
+        **sizes,
+        size_bitmask_mib=1.82 + 58.25 * density,
+        sparsity_pct=100 - 100 * density,
+        target_sparsity_pct=100 - 100 * density,
+        nonzero_params=kept,
+        effective_macs=round(DENSE_MACS * density * 1.5),
+        sparse_latency_ms=20 * density + 8,
+        sparse_latency_batch128_ms=2000 * density,
+        layers=[{"name": "features.0", "kept": kept, "total": DENSE_WEIGHTS, "macs": 1}],
+        **columns,
+    )
+
+
+def world() -> dict[tuple, dict]:
+    """Rows of a study in which most statements have a plain answer, by (dataset, method, variant)."""
+    rows = []
+    for dataset, top, gap in (("cifar10", 92.4, 1.0), ("cifar100", 66.2, 3.0)):
+        small = {"macs": 41_700_000, "effective_macs": 41_650_000, "nonzero_params": 2_000_000, "size_mib": 8.0}
+        small |= {"peak_memory_mib": 40.0, "latency_ms": 6.0, "latency_batch128_ms": 200.0}
+        rows += [
+            row(dataset, "dense", top, epochs=0),
+            row(dataset, "dense_finetuned", top + 0.3),
+            unstructured(dataset, "layerwise_magnitude", top + 0.2, KEPT["layerwise_magnitude"]),
+            unstructured(dataset, "grasp_iterative", top - 4, KEPT["grasp_iterative"], gradient_norm=None),
+            unstructured(dataset, "snip", top - 4.1, 0.2, gradient_norm={"before": 1.0, "after": 2.0}),
+            unstructured(dataset, "grasp", top - 6, 0.2, gradient_norm={"before": 1.0, "after": 4.0}),
+            unstructured(dataset, "random", top - 8, 0.2, gradient_norm={"before": 1.0, "after": 0.5}),
+            row(dataset, "dense_from_scratch", top - 2),
+            row(dataset, "lasso_channels", top - gap, **small),
+            row(dataset, "lasso_channels_from_scratch", top - gap - 2, **small),
+            row(dataset, "l1_filters", top - gap - 0.1, **small),
+            *(row(dataset, "dense", top - drop, f"normalization={name}", epochs=0) for name, drop in (("none", 30), ("half", 9))),
+            row(dataset, "dense_finetuned", top, "normalization=half", pruned_top1_pct=top - 9),
+            unstructured(dataset, "layerwise_magnitude", top - 0.1, 0.11, "curve_finetuned"),
+            unstructured(dataset, "layerwise_magnitude", top - 3, 0.06, "curve_finetuned"),
+            unstructured(dataset, "layerwise_magnitude", top - 1, KEPT["layerwise_magnitude"], "rewound"),
+            unstructured(dataset, "layerwise_magnitude", top - 6, KEPT["layerwise_magnitude"], "reinitialized"),
+        ]
+    return {(r["dataset"], r["method"], r["variant"], r["target_sparsity_pct"]): r for r in rows}
+
+
+def made(changes: dict | None = None, without: tuple = ()) -> list[dict]:
+    """The world's rows; `changes`: (method, variant) → columns set on every data set, `without`: methods left out."""
+    rows = copy.deepcopy(list(world().values()))
+    for (method, variant), columns in (changes or {}).items():
+        chosen = [r for r in rows if (r["method"], r["variant"]) == (method, variant)]
+        assert chosen, f"the test changes a row that is not there: {method} {variant}"
+        for r in chosen:
+            r |= {column: value(r) if callable(value) else value for column, value in columns.items()}
+    for stream, r in enumerate(rows):
+        r["top1_pct"] = round(r["top1_pct"] * 100) / 100
+        r["correct"], r["test_images"] = correct_bits(r["top1_pct"], stream), IMAGES
+    return [r for r in rows if r["method"] not in without]
+
+
+def judged(key: str, rows: list[dict]) -> claims.Judged:
+    [claim] = [claim for claim in claims.CLAIMS if claim.key == key]
+    return claims._judged(claim, evidence.Rows(rows))
+
+
+def top1(points: float):
+    """Change a row's accuracy by so many points."""
+    return {"top1_pct": lambda r: r["top1_pct"] + points}
+
+
+MAGNITUDE, GRASP, SNIP, LASSO = ("layerwise_magnitude", ""), ("grasp_iterative", ""), ("snip", ""), ("lasso_channels", "")
+FINE, HALF, TUNED_HALF = (
+    ("layerwise_magnitude", "curve_finetuned"),
+    ("dense", "normalization=half"),
+    ("dense_finetuned", "normalization=half"),
+)
+SLOW = {"sparse_latency_ms": 30.0, "sparse_latency_batch128_ms": 1500.0}
+SAME_SPEED = {"sparse_latency_ms": 20.0, "sparse_latency_batch128_ms": 1000.0}
+WORSE = {MAGNITUDE: top1(-9), FINE: top1(-9)}
+
+CASES = [
+    ("all_shrink", SUPPORTED, {}),
+    ("all_shrink", REFUTED, {LASSO: {"size_mib": 60.0}}),
+    ("zeros_alone", SUPPORTED, {}),
+    ("zeros_alone", REFUTED, {MAGNITUDE: {"size_dense_mib": 12.0}}),
+    ("structured_smallest", SUPPORTED, {}),
+    ("structured_smallest", REFUTED, {LASSO: {"size_mib": 20.0}}),
+    ("structured_smallest", UNDECIDED, {LASSO: {"size_mib": 13.0}, MAGNITUDE: {"size_bitmask_mib": 13.0}}),
+    ("coo_overhead", SUPPORTED, {}),
+    ("coo_overhead", REFUTED, {MAGNITUDE: {"size_coo_mib": 11.5}}),
+    ("unstructured_keeps_macs", SUPPORTED, {}),
+    ("unstructured_keeps_macs", REFUTED, {MAGNITUDE: {"peak_memory_mib": 80.0}}),
+    ("dense_kernels", SUPPORTED, {}),
+    ("dense_kernels", REFUTED, {GRASP: {"latency_batch128_ms": 700.0}}),
+    ("no_free_lunch", REFUTED, {}),
+    ("no_free_lunch", SUPPORTED, {MAGNITUDE: SLOW, GRASP: SLOW}),
+    ("no_free_lunch", UNDECIDED, {MAGNITUDE: SAME_SPEED, GRASP: SAME_SPEED}),
+    ("macs_cut", SUPPORTED, {}),
+    ("macs_cut", REFUTED, {LASSO: {"macs": 100_000_000}}),
+    ("memory_cut", SUPPORTED, {}),
+    ("memory_cut", REFUTED, {LASSO: {"peak_memory_mib": 80.0}}),
+    ("memory_cut", UNDECIDED, {LASSO: {"peak_memory_mib": 0.295 * 156}}),
+    ("latency_cut", SUPPORTED, {}),
+    ("latency_cut", REFUTED, {LASSO: {"latency_ms": 19.0}}),
+    ("latency_cut", UNDECIDED, {LASSO: {"latency_ms": 12.7}}),
+    ("energy", SUPPORTED, {("dense", ""): {"energy_mj": 100.0}, LASSO: {"energy_mj": 30.0}}),
+    ("energy", REFUTED, {("dense", ""): {"energy_mj": 100.0}, LASSO: {"energy_mj": 120.0}}),
+    ("energy", UNDECIDED, {("dense", ""): {"energy_mj": 100.0}, LASSO: {"energy_mj": 98.0}}),
+    ("magnitude_boost", REFUTED, {}),
+    ("magnitude_boost", REFUTED, {MAGNITUDE: top1(1.2)}),  # a gain, no noise, and nothing like the one claimed
+    ("magnitude_boost", SUPPORTED, {("dense_finetuned", ""): top1(-8)}),
+    ("only_pruning_explains", REFUTED, {}),
+    ("only_pruning_explains", SUPPORTED, {HALF: top1(8.9), ("dense", "normalization=none"): top1(29.8), TUNED_HALF: top1(0)}),
+    (
+        "only_pruning_explains",
+        UNDECIDED,
+        {TUNED_HALF: {"top1_pct": lambda r: r["top1_pct"] - (5.8 if r["dataset"] == "cifar10" else 7.2)}},
+    ),
+    ("grasp_fails", REFUTED, {}),
+    ("grasp_fails", SUPPORTED, {GRASP: top1(-15)}),
+    ("grasp_fails", UNDECIDED, {GRASP: top1(-8.5)}),
+    ("criterion_fails", REFUTED, {}),
+    ("criterion_fails", SUPPORTED, {GRASP: top1(-6)}),
+    ("criterion_fails", UNDECIDED, {GRASP: top1(-4.1)}),
+    ("blunter_parameters", SUPPORTED, {}),
+    ("blunter_parameters", REFUTED, WORSE),
+    (
+        "blunter_parameters",
+        UNDECIDED,
+        {FINE: top1(-0.9), LASSO: {"top1_pct": lambda r: r["top1_pct"] + (0.9 if r["dataset"] == "cifar10" else 2.9)}},
+    ),
+    ("blunter_macs", REFUTED, WORSE | {LASSO: {"effective_macs": 20_000_000}}),
+    ("blunter_macs", SUPPORTED, {FINE: {"effective_macs": 40_000_000}}),
+    ("blunter_bytes", SUPPORTED, {LASSO: {"size_mib": 9.0}}),
+    ("blunter_bytes", REFUTED, WORSE),
+    ("blunter_latency", SUPPORTED, {LASSO: {"latency_batch128_ms": 300.0}}),
+    ("blunter_latency", REFUTED, WORSE | {LASSO: {"latency_batch128_ms": 100.0}}),
+    ("selection_pays", SUPPORTED, {}),
+    ("selection_pays", REFUTED, {LASSO: top1(-4)}),
+    ("selection_pays", UNDECIDED, {LASSO: top1(-2.1)}),
+    ("snip_better", UNDECIDED, {}),
+    ("snip_better", SUPPORTED, {SNIP: top1(2.5)}),
+    ("snip_better", REFUTED, {SNIP: top1(-2.5)}),
+    ("after_training_better", SUPPORTED, {("dense_from_scratch", ""): top1(1.5)}),
+    ("after_training_better", UNDECIDED, {("dense_from_scratch", ""): top1(-2)}),  # longer training explains the difference
+    ("after_training_better", REFUTED, {MAGNITUDE: top1(-9)}),
+    ("gradient_flow", SUPPORTED, {}),  # one-shot GraSP keeps more gradient than SNIP and is two points below
+    ("gradient_flow", UNDECIDED, {("grasp", ""): {"gradient_norm": {"before": 1.0, "after": 1.0}}}),
+    ("lottery_ticket", SUPPORTED, {}),
+    ("lottery_ticket", REFUTED, {("layerwise_magnitude", "rewound"): top1(-9)}),
+    ("lottery_ticket", UNDECIDED, {("layerwise_magnitude", "reinitialized"): top1(5)}),
+]
+
+
+@pytest.mark.parametrize(("key", "verdict", "changes"), CASES)
+def test_rows_decide_a_claim(key, verdict, changes):
+    found = judged(key, made(changes))
+    assert {d: j.verdict for d, j in found.by_dataset.items()} == dict.fromkeys(found.by_dataset, verdict), found.by_dataset
+    assert found.verdict == verdict
+    assert all("nan" not in j.evidence and any(c.isdigit() for c in j.evidence) for j in found.by_dataset.values())
+
+
+@pytest.mark.parametrize(("verdict", "shift"), [(SUPPORTED, 0.0), (REFUTED, 5.0), (UNDECIDED, 1.9)])
+def test_the_finer_task_is_compared_across_data_sets(verdict, shift):
+    rows = made()
+    for stream, r in enumerate(rows):
+        if (r["dataset"], r["method"]) == ("cifar100", "lasso_channels"):
+            r["top1_pct"] += shift
+            r["correct"] = correct_bits(r["top1_pct"], stream)
+    assert judged("harder_when_finer", rows).verdict == verdict
+
+
+def test_every_claim_can_be_supported_refuted_or_is_decided_by_measurement():
+    keys = [claim.key for claim in claims.CLAIMS]
+    assert len(keys) == len(set(keys))
+    tried = {key: {verdict for k, verdict, _ in CASES if k == key} for key in keys}
+    tried["harder_when_finer"] = {SUPPORTED, REFUTED}
+    tried["gradient_flow"].add(REFUTED)  # a general "not enough" is shown by one example and refuted by none
+    assert all({SUPPORTED, REFUTED} <= verdicts for verdicts in tried.values()), tried
+
+
+@pytest.mark.parametrize("key", [claim.key for claim in claims.CLAIMS])
+def test_without_rows_a_claim_is_not_measured_and_says_what_is_missing(key):
+    found = judged(key, [r for r in made() if (r["method"], r["variant"]) == ("dense", "")])
+    assert found.verdict == NOT_MEASURED
+    assert all(j.evidence.endswith(".") and len(j.evidence.split()) > 2 for j in found.by_dataset.values())
+    assert judged(key, []).verdict == NOT_MEASURED
+
+
+def test_a_missing_column_is_given_with_the_reason_of_its_row():
+    rows = made({("dense", ""): {"energy_mj": None, "reasons": {"energy_mj": "not measured: no counter"}}})
+    found = judged("energy", rows).by_dataset["cifar10"]
+    assert found == claims.Judgement(NOT_MEASURED, "Energy_mj of dense on CIFAR-10: no counter.")
+
+
+def test_data_sets_that_disagree_leave_a_claim_undecided():
+    rows = made()
+    for r in rows:
+        if (r["dataset"], r["method"]) == ("cifar100", "lasso_channels"):
+            r["size_mib"] = 30.0
+    found = judged("structured_smallest", rows)
+    assert [j.verdict for j in found.by_dataset.values()] == [SUPPORTED, REFUTED] and found.verdict == UNDECIDED
+
+
+def test_a_claim_about_one_data_set_is_judged_on_it_alone_or_on_what_there_is():
+    assert list(judged("grasp_fails", made()).by_dataset) == ["cifar100"]
+    digits = [r | {"dataset": "digits"} for r in made() if r["dataset"] == "cifar10"]
+    assert list(judged("grasp_fails", digits).by_dataset) == ["digits"]
+
+
+def test_tables_show_every_claim_and_no_verdict_by_colour_alone():
+    found = claims.judge(made())
+    glance, details = claims.table(found)._repr_html_(), claims.details(found).data
+    assert sum(claims.tally(found).values()) == len(claims.CLAIMS)
+    for j in found:
+        assert html.escape(j.claim.sentence) in glance and claims.marked(j.verdict) in glance
+        assert all(seen.evidence in details for seen in j.by_dataset.values())
+    assert "nan" not in (glance + details).replace("tenance", "") and "CIFAR-100" in glance
+    topic = found[0].claim.topic
+    assert found[-1].claim.sentence not in claims.table(found, topic)._repr_html_() + claims.details(found, topic).data
+    with pytest.raises(ValueError, match="no verdict 'maybe'"):
+        claims.Judgement("maybe", "")
+
+
+def test_the_time_of_a_fine_tuned_network_is_that_of_its_masks():
+    rows = made()
+    [tuned] = [r for r in rows if (r["dataset"], r["variant"]) == ("cifar10", "curve_finetuned") and r["sparsity_pct"] < 90]
+    tuned |= {"latency_batch128_ms": None, "sparse_latency_batch128_ms": None}
+    with pytest.raises(evidence.Missing, match="latency_batch128_ms of layer-wise magnitude"):
+        evidence.Rows(rows).cost(tuned, "latency")
+    twin = tuned | {"variant": "curve", "latency_batch128_ms": 900.0, "sparse_latency_batch128_ms": 250.0}
+    assert evidence.Rows([*rows, twin]).cost(tuned, "latency") == 250
+
+
+def test_five_findings_with_figures_of_the_rows():
+    found = claims.findings(made())
+    assert len(found) == 5 and all(isinstance(f, claims.Finding) for f in found)
+    headlines = [f.headline for f in found]
+    assert "is not what raises accuracy: it brings −0.10 (CIFAR-10) and −0.10 (CIFAR-100) points" in headlines[0]
+    assert "bitmask" in headlines[1] and "4.39 (CIFAR-10)" in headlines[1]
+    assert headlines[2].startswith("Unstructured zeros do run faster, 2.54 (CIFAR-10)")
+    assert "7.53 (CIFAR-10)" in headlines[3] and "5.00 (CIFAR-10)" in headlines[3]
+    assert headlines[4].startswith("Between SNIP and GraSP the rows do not decide")
+    better = claims.findings(made({SNIP: top1(2.5), MAGNITUDE: SLOW}))
+    assert better[4].headline.startswith("SNIP would have done better")
+    assert "do not run clearly faster" in better[2].headline
+
+
+def test_findings_without_rows_say_so_and_with_one_data_set_name_none():
+    assert [f.headline.split(":")[0] for f in claims.findings([])] == ["Not measured yet"] * 5
+    one = claims.findings([r for r in made(without=("snip",)) if r["dataset"] == "cifar10"])
+    assert "CIFAR-10)" not in one[0].headline and one[4].headline.startswith("Not measured yet")
+    assert "no row of SNIP on CIFAR-10" in one[4].text
+    half = [r for r in made() if (r["dataset"], r["method"]) != ("cifar100", "snip")]
+    assert "Missing: no row of SNIP on CIFAR-100." in claims.findings(half)[4].text

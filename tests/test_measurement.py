@@ -1,0 +1,267 @@
+import copy
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from helpers import data, energy, measurement, memory, models
+
+
+def small_network(classes=10) -> models.VGG:
+    torch.manual_seed(0)
+    return models.VGG(classes, models.scaled(models.VGG16, 8), (64, 64)).eval()
+
+
+@pytest.mark.parametrize(
+    ("classes", "mib", "aten", "closed_form"), [(10, 58.25, 314_003_466, 313_725_952), (100, 58.43, 314_049_636, 313_772_032)]
+)
+def test_size_and_macs_of_the_dense_networks(classes, mib, aten, closed_form, capfd):
+    network = models.VGG(classes).eval()
+    assert measurement.file_size(network) == pytest.approx(mib, abs=0.005)
+    assert measurement.macs_aten(network) == aten
+    assert models.macs(network) == closed_form
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        network(torch.zeros(1, 3, 32, 32))
+    assert counter.get_total_flops() // 2 == closed_form
+    # ptflops adds one a value that batch norm touches, and one a bias of a linear layer
+    touched = sum(
+        layer.output_size[0] * layer.output_size[1] ** 2 for layer in models.layer_table(network) if layer.kind == "conv"
+    )
+    assert aten == closed_form + touched + 512 + 512 + classes
+    assert capfd.readouterr() == ("", "")
+
+
+def test_counting_macs_leaves_the_network_and_the_imports_as_they_were():
+    network = small_network().train()
+    before = sys.modules.get("torchvision")
+    measurement.macs_aten(network)
+    assert network.training and not network.features._forward_hooks
+    assert sys.modules.get("torchvision") is before and ("torchvision" in sys.modules) == (before is not None)
+
+
+def test_live_bytes_of_a_known_history():
+    # 100 bytes for 1 unit of time, 300 for 2, 200 for 1, nothing for 1: (100 + 600 + 200) / 5
+    events = [(10, 100), (11, 200), (13, -100), (14, -200), (15, 0)]
+    assert memory.live_bytes(list(reversed(events))) == (300, pytest.approx(180))
+    assert memory.live_bytes([]) == (0, 0.0)
+
+
+def test_memory_on_a_cpu_is_the_bytes_of_weights_input_and_live_activations():
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.Flatten(), nn.Linear(8 * 16 * 16, 4, bias=False)).eval()
+    batch = torch.randn(64, 3, 16, 16)
+    first, second = measurement.memory(network, batch), measurement.memory(network, batch)
+    weights = 4 * (8 * 3 * 9 + 4 * 8 * 16 * 16)
+    activations = 4 * 64 * 8 * 16 * 16
+    least = (weights + 4 * batch.numel() + activations) / memory.MIB
+    assert least <= first.peak_mib <= least + 2  # oneDNN may hold copies of input and weights beside it
+    assert first.peak_mib == second.peak_mib
+    assert 0 < first.average_mib <= first.peak_mib
+    assert "allocator" in first.method
+
+
+def test_memory_grows_with_the_batch_and_falls_with_the_width():
+    wide, narrow = small_network(), models.VGG(10, models.scaled(models.VGG16, 16), (32, 32)).eval()
+    batch = torch.randn(32, 3, 32, 32)
+    peaks = [measurement.memory(n, b).peak_mib for n, b in ((narrow, batch), (wide, batch), (wide, batch.repeat(2, 1, 1, 1)))]
+    assert peaks[0] < peaks[1] < peaks[2]
+
+
+def test_held_bytes_counts_each_storage_once_in_modules_and_plain_objects():
+    layer = nn.Linear(10, 5)
+    assert memory.held_bytes(layer, layer) == 4 * 55
+
+    class Packed:
+        def __init__(self):
+            self.parts = [{"values": torch.zeros(7)}, (torch.zeros(3, dtype=torch.int64), np.zeros(2))]
+            self.again = self.parts[0]["values"].view(7, 1)
+            self.me = self  # a cycle ends
+
+        def __call__(self, batch):
+            return batch
+
+    assert memory.held_bytes(Packed()) == 28 + 24 + 16
+    assert memory.held_bytes(Packed().__call__) == 28 + 24 + 16
+
+
+def test_memory_on_a_gpu_reads_the_allocator(monkeypatch):
+    network, batch = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.zeros(2, 4)
+    clock = iter([0.0, 1.0, 4.0])  # before, after the linear layer, after the ReLU
+    allocated = iter([10, 40, 20])
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 64 * memory.MIB)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: next(allocated) * memory.MIB)
+    monkeypatch.setattr(memory.time, "perf_counter", lambda: next(clock))
+    used = memory._memory_cuda(network, batch)
+    assert (used.peak_mib, used.average_mib) == (64, pytest.approx((40 * 1 + 20 * 3) / 4))
+    assert not network[0]._forward_hooks
+    callable_only = memory._memory_cuda(lambda x: x, batch)
+    assert (callable_only.peak_mib, callable_only.average_mib) == (64, None)
+
+
+def test_latency_interleaves_and_orders_what_it_times():
+    order = []
+
+    def sleeper(name, seconds):
+        def call(batch):
+            order.append(name)
+            time.sleep(seconds)
+
+        return call
+
+    timed = measurement.latency(
+        {"short": sleeper("short", 0.001), "long": sleeper("long", 0.004)}, torch.zeros(1), threads=1, min_seconds=0.1, rounds=4
+    )
+    assert 1 <= timed["short"].median_ms < timed["long"].median_ms
+    assert all(latency.median_ms <= latency.p90_ms and latency.runs >= 4 for latency in timed.values())
+    changes = sum(a != b for a, b in zip(order, order[1:], strict=False))
+    assert (
+        changes == 1 + 1 + 4
+    )  # in the warm-up, after it, and once in each round: a round begins with the one that ended the last
+    assert sum(latency.runs for latency in timed.values()) <= len(order)
+
+
+def test_latency_uses_the_threads_and_the_mode_it_is_told():
+    seen = set()
+
+    class Network(nn.Module):
+        def forward(self, batch):
+            seen.add((torch.get_num_threads(), self.training, torch.is_inference_mode_enabled()))
+            return batch.sum()
+
+    before, network = torch.get_num_threads(), Network().train()
+    measurement.latency({"network": network}, torch.zeros(10), threads=2, min_seconds=0.01, rounds=1)
+    assert {(threads, mode) for threads, mode, _ in seen} >= {(2, False)}
+    assert all(not training and inference for _, training, inference in seen)
+    assert torch.get_num_threads() == before and network.training
+
+
+class NVMLError(Exception):
+    pass
+
+
+class GpuBatch:
+    """Stands in for a batch of four images on a GPU."""
+
+    is_cuda, device = True, torch.device("cuda:0")
+
+    def __len__(self):
+        return 4
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A fake pynvml whose counter gains 2 J a reading; returns the module."""
+    module = types.ModuleType("pynvml")
+    joules = iter(range(0, 1000, 2))
+    module.NVMLError = NVMLError
+    module.nvmlInit = lambda: None
+    module.nvmlDeviceGetHandleByUUID = lambda uuid: {"GPU-abc": "handle"}[uuid]
+    module.nvmlDeviceGetTotalEnergyConsumption = lambda handle: 1000 * next(joules)
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: types.SimpleNamespace(uuid="abc"))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+    return module
+
+
+def test_energy_by_nvml_is_the_counter_over_the_images_of_the_window(gpu):
+    calls = []
+    spent, method = measurement.energy(calls.append, GpuBatch(), seconds=0.05)
+    images = 4 * (len(calls) - 1)  # the first call warms up, before the first reading
+    assert spent == pytest.approx(2000 / images) and "NVML" in method
+
+
+def test_energy_says_why_it_was_not_measured(gpu, monkeypatch, tmp_path):
+    def refuse(handle):
+        raise NVMLError("Not Supported")
+
+    gpu.nvmlDeviceGetTotalEnergyConsumption = refuse
+    assert measurement.energy(lambda b: b, GpuBatch()) == (
+        None,
+        "not measured: NVML gives no energy counter of this GPU (Not Supported)",
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", None)
+    assert "nvidia-ml-py" in measurement.energy(lambda b: b, GpuBatch())[1]
+    spent, reason = measurement.energy(lambda b: b, torch.zeros(1), powercap=tmp_path / "absent")
+    assert spent is None and reason.startswith("not measured: no energy counter")
+
+
+def powercap(root, **zones):
+    """A tree like /sys/class/powercap: zone → (name, µJ, range)."""
+    for zone, (name, microjoules, span) in zones.items():
+        folder = root / zone.replace("_", ":")
+        folder.mkdir(parents=True)
+        (folder / "name").write_text(name + "\n")
+        (folder / "energy_uj").write_text(f"{microjoules}\n")
+        (folder / "max_energy_range_uj").write_text(f"{span}\n")
+    return root
+
+
+def test_energy_by_rapl_adds_packages_only_and_survives_a_wrap(tmp_path):
+    root = powercap(
+        tmp_path,
+        **{"intel-rapl_0": ("package-0", 900, 999), "intel-rapl_0_0": ("core", 5, 999), "intel-rapl_1": ("psys", 5, 999)},
+    )
+    read, method = energy._rapl(root)
+    assert read() == 0 and "RAPL" in method
+    (root / "intel-rapl:0" / "energy_uj").write_text("100")  # 900 → 999 → 0 → 100
+    (root / "intel-rapl:1" / "energy_uj").write_text("900")
+    assert read() == pytest.approx(200e-6)
+
+    def run(batch):
+        counter = root / "intel-rapl:0" / "energy_uj"
+        counter.write_text(str((int(counter.read_text()) + 10) % 1000))
+
+    spent, _ = measurement.energy(run, torch.zeros(5), seconds=0.001, powercap=root)
+    assert spent is not None and 0 < spent <= 1e3 * 10e-6 / 5 + 1e-9
+    assert measurement.energy(lambda b: b, torch.zeros(5), seconds=0.001, powercap=root)[1].endswith("did not move in 0.001 s")
+
+
+def test_a_counter_for_root_only_is_named(tmp_path, monkeypatch):
+    root = powercap(tmp_path, **{"intel-rapl_0": ("package-0", 900, 999)})
+    original = type(root).read_text
+
+    def guarded(path, *args, **kwargs):
+        if path.name == "energy_uj":
+            raise PermissionError(13, "Permission denied")
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(type(root), "read_text", guarded)
+    spent, reason = measurement.energy(lambda b: b, torch.zeros(1), powercap=root)
+    assert spent is None and reason.endswith("intel-rapl:0/energy_uj is readable by root only")
+
+
+@pytest.fixture(scope="module")
+def split():
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (50, 3, 32, 32), dtype=torch.uint8, generator=generator)
+    return data.Split(images, torch.randint(0, 10, (50,), generator=generator))
+
+
+def test_measure_fills_every_column_or_gives_the_reason(split):
+    network = small_network()
+    weights = copy.deepcopy(network.state_dict())
+    measured = measurement.measure(network, split, seconds=0.05)
+    columns = measured.columns()
+    assert list(columns) == [
+        *("size_mib", "macs", "peak_memory_mib", "average_memory_mib", "latency_ms", "latency_p90_ms", "latency_batch128_ms"),
+        *("energy_mj", "top1_pct", "top5_pct"),
+    ]
+    missing = {name for name, value in columns.items() if value is None}
+    assert missing == set(measured.reasons) and missing <= {"energy_mj"}
+    assert all(value > 0 for name, value in columns.items() if name not in missing and not name.startswith("top"))
+    assert measured.latency_ms < measured.latency_batch128_ms and measured.peak_memory_mib > measured.size_mib
+    assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())
+    assert measurement.images_for(network, split, 128).shape == (128, 3, 32, 32)  # more than the split has
+
+
+def test_measure_beside_other_work_leaves_out_what_it_would_disturb(split):
+    measured = measurement.measure(small_network(), split, quiet=False)
+    assert {name for name, value in measured.columns().items() if value is None} == set(measured.reasons)
+    assert measured.latency_ms is measured.energy_mj is measured.peak_memory_mib is None
+    assert measured.macs > 0 and measured.size_mib > 0
