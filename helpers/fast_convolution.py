@@ -9,14 +9,12 @@ zeros of the padding. Two rewrites help, both exact:
   dense 4C × 4C product, 2.25 times fewer multiplications than nine taps at four positions.
 
 Which one a layer uses depends on its shape, the dtype and the processor only, never on a timing: training that was
-interrupted and resumed gives the same bits. A third gain has nothing to do with convolutions: the C library returns
-every large activation to the system and gets it back page by page, zeroed; told to keep them, it does not.
+interrupted and resumed gives the same bits.
 """
 
-import ctypes
 import functools
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -46,35 +44,10 @@ def accelerate(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
     try:
         for module in patched:
             module.__class__ = FastConv2d  # a class, not a closure: copies made meanwhile stay sound
-        with _keep_freed_memory() if patched else nullcontext():
-            yield
+        yield
     finally:
         for module in patched:
             module.__class__ = nn.Conv2d
-
-
-@contextmanager
-def _keep_freed_memory() -> Iterator[None]:
-    """glibc's malloc keeps freed blocks for the next step; with another C library nothing happens.
-
-    On exit they go back to the system, and the thresholds are what they become in any process that frees large blocks.
-    """
-    trim_threshold, mmap_threshold, mmap_max = -1, -3, -4  # malloc.h
-    try:
-        libc = ctypes.CDLL(None)
-        mallopt, trim = libc.mallopt, libc.malloc_trim
-    except (OSError, AttributeError, TypeError):
-        yield
-        return
-    mallopt(mmap_max, 0)
-    mallopt(trim_threshold, -1)
-    try:
-        yield
-    finally:
-        mallopt(mmap_max, 65536)
-        mallopt(mmap_threshold, 32 << 20)
-        mallopt(trim_threshold, 64 << 20)
-        trim(0)
 
 
 def _eligible(conv: nn.Conv2d) -> bool:

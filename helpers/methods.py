@@ -51,8 +51,9 @@ def made_with(profile: Profile, key: RowKey) -> dict:
         "recipe": asdict(budget) if budget else None,
         "width_divisor": profile.width_divisor,
         "weights": profile.weights,
-        "dropout": profile.dropout,
     }
+    if budget:
+        shared["dropout"] = profile.dropout
     if key.method == "layerwise_magnitude":
         shared["scan_images"] = profile.scan_images
     if key.method == "grasp_iterative":

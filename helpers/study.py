@@ -190,15 +190,30 @@ def _measure_dataset(profile: Profile, dataset: str, wanted: dict[RowKey, dict],
         results.save_row(profile.name, key, row, row["settings"])
 
 
-def compare_masks(profile: Profile, dataset: str) -> dict[str, dict[str, float]]:
-    """Share of kept weights two methods have in common (Jaccard), for every pair of masks on disk."""
-    masks: dict[str, Masks] = {}
+def compare_masks(profile: Profile, dataset: str) -> dict[str, dict[str, dict[str, float]]]:
+    """What the masks of every two saliency methods have in common (`comparison.matrix`).
+
+    Stored beside the rows, since a fresh clone has the rows and not the networks; made anew where networks are on disk
+    whose rows it does not come from.
+    """
+    path = settings.results_dir(profile.name) / f"{dataset}-masks.json"
+    try:
+        stored = files.load_json(path) if path.is_file() else {"made_with": {}, "matrix": {}}
+    except files.CorruptFile as error:
+        progress.say(f"{error}")
+        stored = {"made_with": {}, "matrix": {}}
+    on_disk, made_with = {}, {}
     for item in plan.plan(profile, "saliency"):
-        path = settings.network_path(profile.name, dataset, item.key.row_id)
-        if item.key.dataset == dataset and item.key.sparsity_pct is not None and not item.key.variant and path.is_file():
-            network = models.load(path)
-            masks[item.key.method] = Masks.from_zeros(network)
-    return {a: {b: comparison.overlap(masks[a], masks[b]).jaccard for b in masks} for a in masks}
+        network = settings.network_path(profile.name, dataset, item.key.row_id)
+        if item.key.dataset == dataset and item.key.sparsity_pct is not None and not item.key.variant and network.is_file():
+            row = results.load_row(profile.name, item.key, methods.made_with(profile, item.key))
+            if row is not None:
+                on_disk[item.key.method], made_with[item.key.method] = network, row["settings_hash"]
+    if not made_with.items() - stored["made_with"].items():
+        return stored["matrix"]
+    matrix = comparison.matrix({method: Masks.from_zeros(models.load(network)) for method, network in on_disk.items()})
+    files.save_json(path, {"made_with": made_with, "matrix": matrix})
+    return matrix
 
 
 # Command line ------------------------------------------------------------------------------------------------------

@@ -293,7 +293,7 @@ SAMPLES = Samples(60, 10)
 def test_keeping_everything_keeps_the_function(method, reconstruct, asymmetric):
     net, images = network(), pictures()
     same, reports = channels.prune(
-        net, images, SMALL, method=method, reconstruct=reconstruct, asymmetric=asymmetric, samples=SAMPLES
+        net, images, SMALL, method=method, reconstruct=reconstruct, asymmetric=asymmetric, samples=SAMPLES, dtype=torch.float32
     )
     torch.testing.assert_close(logits(same, images), logits(net, images), atol=1e-3, rtol=1e-3)
     assert all(report.error_after < 1e-5 for report in reports)
@@ -326,7 +326,7 @@ def test_a_network_with_dead_channels_loses_only_those():
         gone[alive[unit.name]] = False
         with torch.no_grad():
             unit.rest[0].weight[gone], unit.rest[0].bias[gone] = 0.0, 0.0
-    small, reports = channels.prune(net, images, HALF, samples=SAMPLES)
+    small, reports = channels.prune(net, images, HALF, samples=SAMPLES, dtype=torch.float32)
     assert [report.kept for report in reports] == [tuple(index.tolist()) for index in alive.values()]
     torch.testing.assert_close(logits(small, images), logits(net, images), atol=1e-3, rtol=1e-3)
 

@@ -61,6 +61,15 @@ def test_batches_of_any_size_give_the_same_figures(network, digits, monkeypatch)
     assert np.abs(sensitivity.scan(network, digits, sparsities=(0.5, 0.9), dtype=torch.float32).drops - whole.drops).max() < 1
 
 
+def test_what_16_bits_leave_undecided_is_decided_in_float32(network, digits, monkeypatch):
+    arguments = dict(sparsities=(0.5, 0.8), dtype=torch.bfloat16)
+    exact = sensitivity.scan(network, digits, sparsities=(0.5, 0.8), dtype=torch.float32)
+    one_image = 100 / len(digits) + 1e-9
+    assert np.abs(sensitivity.scan(network, digits, **arguments).drops - exact.drops).max() <= one_image
+    monkeypatch.setattr(scan, "UNDECIDED", float("inf"))  # every image is run again
+    assert np.array_equal(sensitivity.scan(network, digits, **arguments).top1_pct, exact.top1_pct)
+
+
 def test_the_scan_leaves_the_network_alone(network, digits):
     before = copy.deepcopy(network)
     network.train()
@@ -75,11 +84,12 @@ def test_an_interrupted_scan_goes_on_behind_the_last_finished_layer(network, dig
     unbroken = sensitivity.scan(network, digits, sparsities=sparsities, dtype=torch.float32)
     real, done = scan._scan_layer, []
 
-    def interrupted(net, name, *rest):
+    def interrupted(reader, *rest):
+        name = reader.names[reader.position]
         if name == unbroken.layers[2] and len(done) == 2:
             raise KeyboardInterrupt
         done.append(name)
-        return real(net, name, *rest)
+        return real(reader, *rest)
 
     monkeypatch.setattr(scan, "_scan_layer", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -95,7 +105,7 @@ def test_an_interrupted_scan_goes_on_behind_the_last_finished_layer(network, dig
 def test_progress_of_another_network_images_or_sparsities_is_not_used(network, digits, tmp_path, monkeypatch):
     path = tmp_path / "scan.json"
     calls = []
-    monkeypatch.setattr(scan, "_scan_layer", lambda net, name, *rest: calls.append(name) or [50.0])
+    monkeypatch.setattr(scan, "_scan_layer", lambda *arguments: calls.append(1) or [50.0])
     arguments = dict(path=path, sparsities=(0.5,), dtype=torch.float32)
     sensitivity.scan(network, digits, **arguments)
     layers = len(calls)

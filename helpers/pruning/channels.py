@@ -13,7 +13,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from helpers import models
+from helpers import models, settings
 from helpers.pruning import reconstruction, selection
 from helpers.pruning.patches import Samples, collect, targets
 from helpers.pruning.reconstruction import Statistics
@@ -21,6 +21,7 @@ from helpers.pruning.stream import Stream, units
 from helpers.pruning.surgery import consumer, matrix_of, rebuilt, remove, set_inputs, slice_outputs
 
 METHODS = ("lasso", "l1", "random")
+NARROW = 128  # up to so many channels one set of sums serves the choice and the solution
 __all__ = ["METHODS", "LayerReport", "Samples", "error_curves", "layer_statistics", "prune", "remove"]
 
 
@@ -55,20 +56,24 @@ def layer_statistics(
     """(statistics, W) of the layer that reads convolution `number` in `network` itself: where a single layer is studied."""
     network, samples = copy.deepcopy(network).eval(), samples or Samples()
     _, layer = consumer(network, number)
-    statistics = collect(Stream(network, samples.choose(images)), number + 1, layer, None, samples)
+    images = samples.choose(images)
+    statistics = collect(Stream(network, images).inputs(number + 1), layer, None, samples, len(images))
     return statistics, reconstruction.matrix(layer, statistics.taps)
 
 
-def error_curves(network: models.VGG, images: Tensor, *, samples: Samples | None = None) -> dict[str, Tensor]:
+def error_curves(
+    network: models.VGG, images: Tensor, *, samples: Samples | None = None, dtype: torch.dtype | None = None
+) -> dict[str, Tensor]:
     """Convolution name → relative error of its consumer when the first 0 … c channels of the LASSO's order stay.
 
     Each layer by itself in the unpruned network, reconstructed by least squares: what `widths.for_budget` weighs.
     """
     network, samples = copy.deepcopy(network).eval(), samples or Samples()
-    stream, curves = Stream(network, samples.choose(images)), {}
+    images = samples.choose(images)
+    stream, curves = Stream(network, images, dtype or settings.fast_dtype(images.device)), {}
     for number, unit in enumerate(stream.units):
         _, layer = consumer(network, number)
-        statistics = collect(stream, number + 1, layer, None, samples)
+        statistics = collect(stream.inputs(number + 1), layer, None, samples, len(images))
         order = selection.path(statistics, reconstruction.matrix(layer, statistics.taps)).order
         curves[unit.name] = reconstruction.error_curve(statistics, order)
         if unit.pools:
@@ -90,6 +95,7 @@ def prune(
     reconstruct: bool = True,
     asymmetric: bool = True,
     samples: Samples | None = None,
+    dtype: torch.dtype | None = None,
 ) -> tuple[models.VGG, list[LayerReport]]:
     """A smaller network of the given `widths`, and a report for each convolution. Nothing is trained.
 
@@ -99,6 +105,7 @@ def prune(
         method: "lasso" chooses by the LASSO path, "l1" by filter norm, "random" by `seed`.
         reconstruct: solve the consumer's weights by least squares; otherwise the kept ones stay as they are.
         asymmetric: the target is the original network's output; otherwise the layer's own on the pruned network's input.
+        dtype: of the maps (by default what the processor is fastest in); sums and solutions are float32 at least.
 
     Batch-norm statistics stay those of the original: recalibrate them before reading an accuracy.
     Raises ValueError for widths that are not a narrower list of the same shape, or an unknown method.
@@ -108,40 +115,63 @@ def prune(
     counts = _checked(network, widths)
     samples = samples or Samples(seed=seed)
     images = samples.choose(images)
+    dtype = dtype or settings.fast_dtype(images.device)
     original, sliced = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
-    rows = _by_unit(targets(original, images, samples)) if asymmetric else None
-    stream, reports = Stream(sliced, images), []
+    rows = _by_unit(targets(original, images, samples, dtype)) if asymmetric else None
+    stream, reports = Stream(sliced, images, dtype), []
     for number, (unit, count) in enumerate(zip(stream.units, counts, strict=True)):
         started = perf_counter()
         name, layer = consumer(sliced, number)
-        kept = _control(original, number, count, method, seed)
-        known = kept if asymmetric else None  # the layer's own target is made of all channels
-        statistics = collect(stream, number + 1, layer, rows(number + 1) if asymmetric else None, samples, known)
-        penalty = None
-        if kept is None:
-            path = selection.path(statistics, reconstruction.matrix(layer, statistics.taps))
-            kept, penalty = path.keep(count)
-        solved = _solved(statistics, layer, kept, torch.arange(count) if known is not None else kept, reconstruct)
+        known = _control(original, number, count, method, seed)
+        chosen = _choose(stream, number, layer, rows(number + 1) if rows else None, samples, count, known)
+        solved = _solved(chosen, layer, reconstruct)
         reports.append(
             LayerReport(
                 name=unit.name,
                 consumer=name,
                 channels_before=unit.conv.out_channels,
                 channels_after=count,
-                kept=tuple(kept.tolist()),
+                kept=tuple(chosen.kept.tolist()),
                 error_before=solved.error_before,
                 error_after=solved.error_after,
-                penalty=penalty,
+                penalty=chosen.penalty,
                 solver=solved.solution.solver,
-                rows=statistics.rows,
+                rows=chosen.statistics.rows,
                 seconds=perf_counter() - started,
             )
         )
-        slice_outputs(unit, kept)
-        set_inputs(layer, solved.solution.W, solved.solution.bias, statistics.taps)
+        slice_outputs(unit, chosen.kept)
+        set_inputs(layer, solved.solution.W, solved.solution.bias, chosen.statistics.taps)
         if unit.pools:
             stream.carry(number + 1)
     return rebuilt(network, sliced, counts), reports
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """The channels that stay, and statistics of which they are the channels `inside`."""
+
+    kept: Tensor
+    penalty: float | None
+    statistics: Statistics
+    inside: Tensor
+
+
+def _choose(stream: Stream, number: int, layer, Y: Tensor | None, samples: Samples, count: int, known: Tensor | None) -> _Chosen:
+    """Choose the channels of unit `number` (unless they are known) and collect what its consumer is solved from."""
+    images, chunks = sum(map(len, stream.chunks)), stream.inputs(number + 1)
+    if known is not None and Y is not None:
+        return _Chosen(known, None, collect(chunks, layer, Y, samples, images, channels=known), torch.arange(count))
+    separately = Y is not None and stream.units[number].conv.out_channels > NARROW
+    if separately:
+        chunks = list(chunks)
+    statistics = collect(chunks, layer, Y, samples, images, for_selection=separately)
+    if known is not None:
+        return _Chosen(known, None, statistics, known)
+    kept, penalty = selection.path(statistics, reconstruction.matrix(layer, statistics.taps)).keep(count)
+    if separately:
+        return _Chosen(kept, penalty, collect(chunks, layer, Y, samples, images, channels=kept), torch.arange(count))
+    return _Chosen(kept, penalty, statistics, kept)
 
 
 @dataclass(frozen=True)
@@ -151,9 +181,10 @@ class _Solved:
     error_after: float
 
 
-def _solved(statistics: Statistics, layer, kept: Tensor, inside: Tensor, reconstruct: bool) -> _Solved:
-    """The consumer on its `kept` channels; `inside` says which of the statistics' channels these are."""
-    W = matrix_of(layer, statistics.taps, kept)
+def _solved(chosen: _Chosen, layer, reconstruct: bool) -> _Solved:
+    """The consumer on the chosen channels, with its old weights or with solved ones."""
+    statistics, inside = chosen.statistics, chosen.inside
+    W = matrix_of(layer, statistics.taps, chosen.kept)
     before = reconstruction.relative_error(statistics, inside, W)
     if not reconstruct:
         return _Solved(reconstruction.Solution(W, layer.bias.data, "none"), before, before)

@@ -5,7 +5,7 @@ convolution, one for each map position for the first linear layer. Neighbours ou
 maps the rows are grouped by the taps that lie inside, and the zeros are never multiplied.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -21,11 +21,16 @@ GROUPED_SIDE = 8  # maps up to this side are grouped by border; on larger ones t
 
 @dataclass(frozen=True)
 class Samples:
-    """How many rows a layer is solved from: images, and random positions an image (all of a map that has fewer)."""
+    """How many rows a layer is solved from: images, and random positions an image (all of a map that has fewer).
+
+    Channels of wide layers are chosen from fewer rows than their weights are solved from: one coefficient a channel
+    needs fewer than nine weights a channel and output, and XᵀX of all channels is what costs most.
+    """
 
     images: int = 5000
     positions: int = 10
     seed: int = 0
+    selection_positions: int = 2
 
     def choose(self, images: Tensor) -> Tensor:
         """At most `images` of the given ones, without replacement, in their order."""
@@ -36,39 +41,40 @@ class Samples:
 
     def positions_of(self, count: int, side: int) -> Tensor:
         """(count, p) flat positions of a side × side map; the same for every layer with maps of that size."""
-        if side * side <= self.positions:
-            return torch.arange(side * side).expand(count, -1)
         generator = torch.Generator().manual_seed(self.seed * 65537 + side)
-        return torch.rand(count, side * side, generator=generator).topk(self.positions, dim=1).indices
+        return torch.rand(count, side * side, generator=generator).topk(min(self.positions, side * side), dim=1).indices
 
 
 @torch.no_grad()
-def targets(network: models.VGG, images: Tensor, samples: Samples) -> Iterator[dict[int, Tensor]]:
+def targets(
+    network: models.VGG, images: Tensor, samples: Samples, dtype: torch.dtype = torch.float32
+) -> Iterator[dict[int, Tensor]]:
     """For each block of the dense network: unit number → its convolution's outputs before batch norm, rows (R, outputs).
 
     The number after the last unit stands for the first linear layer, whose rows are one an image.
     """
-    stream, block = Stream(network, images), []
+    stream, block = Stream(network, images, dtype), []
     for number, unit in enumerate(stream.units):
         block.append(number)
         if unit.pools or number == len(stream.units) - 1:
             yield _block_targets(stream, block, samples, len(images))
             block = []
     head = first_linear(network)
-    yield {len(stream.units): torch.cat([head(maps.flatten(1)) for maps in stream.inputs(len(stream.units))])}
+    yield {len(stream.units): torch.cat([head(maps.flatten(1).float()) for maps in stream.inputs(len(stream.units))])}
 
 
 def _block_targets(stream: Stream, block: list[int], samples: Samples, count: int) -> dict[int, Tensor]:
     collected: dict[int, list[Tensor]] = {number: [] for number in block}
-    done = 0
+    done, positions = 0, None
     for index, chunk in enumerate(stream.chunks):
         maps = stream.floats(chunk)
-        positions = samples.positions_of(count, maps.shape[-1])[done : done + len(chunk)]
+        if positions is None:
+            positions = samples.positions_of(count, maps.shape[-1])
+        rows = _flat_index(positions[done : done + len(chunk)], maps.shape[-1] ** 2).to(maps.device)
         for number in block:
-            maps = stream.units[number].conv(maps)
+            maps = stream.convolved(number, maps)
             if number > 0:  # nothing is chosen among the colours of the image
-                rows = _flat_index(positions, maps.shape[-1] ** 2).to(maps.device)
-                collected[number].append(_by_position(maps)[rows])
+                collected[number].append(_by_position(maps)[rows].float())
             maps = stream.units[number].finish(maps)
         stream.chunks[index] = maps
         done += len(chunk)
@@ -120,27 +126,38 @@ def patches(maps: Tensor, positions: Tensor) -> Iterator[tuple[list[int], Tensor
 
 @torch.no_grad()
 def collect(
-    stream: Stream, number: int, layer: nn.Conv2d | nn.Linear, Y: Tensor | None, samples: Samples, channels: Tensor | None = None
+    chunks: Iterable[Tensor],
+    layer: nn.Conv2d | nn.Linear,
+    Y: Tensor | None,
+    samples: Samples,
+    count: int,
+    *,
+    channels: Tensor | None = None,
+    for_selection: bool = False,
 ) -> Statistics:
-    """Statistics of unit `number`'s input (past the last unit: the first linear layer's) against the target rows Y.
+    """Statistics of a layer's input, given as chunks of its maps for `count` images, against the target rows Y.
 
-    Without Y the target is what `layer` itself makes of that input. With Y, `channels` restricts X to some input channels.
+    Without Y the target is what `layer` itself makes of that input. `channels` restricts X to some input channels (with a
+    given Y only), `for_selection` the rows to `samples.selection_positions` an image.
     """
-    count, done, statistics = sum(map(len, stream.chunks)), 0, None
-    for maps in stream.inputs(number):
+    done, statistics = 0, None
+    for maps in chunks:
         if statistics is None:
             taps = layer.weight[0].numel() // maps.shape[1]
             width = maps.shape[1] if channels is None else len(channels)
             statistics = Statistics(taps, width, len(layer.weight), maps.device)
-        if isinstance(layer, nn.Linear):
-            positions, groups = 1, [(list(range(statistics.taps)), slice(None), linear_rows(maps))]
+            everywhere = None if isinstance(layer, nn.Linear) else samples.positions_of(count, maps.shape[-1])
+        here = slice(done, done + len(maps))
+        if everywhere is None:
+            target = None if Y is None else Y[here]
+            groups = [(list(range(statistics.taps)), slice(None), linear_rows(maps))]
         else:
-            at = samples.positions_of(count, maps.shape[-1])[done : done + len(maps)]
-            positions, groups = at.shape[1], patches(maps, at)
-        target = None if Y is None else Y[done * positions : (done + len(maps)) * positions]
+            used = slice(samples.selection_positions if for_selection else None)
+            target = None if Y is None else Y.view(count, everywhere.shape[1], -1)[here, used].flatten(0, 1)
+            groups = patches(maps, everywhere[here, used])
         for taps, rows, X in groups:
             X = X if channels is None else X[:, :, channels.to(X.device)]
-            statistics.add(X, None if target is None else target[rows], taps)
+            statistics.add(X.float(), None if target is None else target[rows], taps)
         done += len(maps)
     statistics.centred()
     return statistics if Y is not None else statistics.explained_by(reconstruction.matrix(layer, statistics.taps), layer.bias)

@@ -58,9 +58,11 @@ def channel_gram(statistics: Statistics, W: Tensor) -> tuple[np.ndarray, np.ndar
     """(ZᵀZ, ZᵀY) over channels in float64, where column i of Z is channel i's contribution Xᵢ Wᵢᵀ, all outputs stacked."""
     taps, c = statistics.taps, statistics.channels
     gram = torch.zeros(c, c, dtype=torch.float64, device=W.device)
-    for t in range(taps):  # a tap at a time: the whole product would stand in memory beside XᵀX
-        at = slice(t * c, (t + 1) * c)
-        gram += ((W[:, at].T @ W) * statistics.xx[at]).view(c, taps, c).sum(1, dtype=torch.float64)
+    for t in range(taps):  # a tap at a time, and each pair of taps once: XᵀX is symmetric
+        at, on = slice(t * c, (t + 1) * c), slice(t * c, None)
+        blocks = ((W[:, at].T @ W[:, on]) * statistics.xx[at, on]).view(c, taps - t, c)
+        later = blocks[:, 1:].sum(1, dtype=torch.float64)
+        gram += blocks[:, 0] + later + later.T
     correlation = (W.T * statistics.xy).view(taps, c, -1).sum((0, 2), dtype=torch.float64)
     return ((gram + gram.T) / 2).cpu().numpy(), correlation.cpu().numpy()
 

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from helpers import data, models
 
@@ -42,14 +43,14 @@ class Stream:
 
     Maps are carried in memory only at the input of a block (behind a max-pool) and recomputed inside it, so the large
     maps of the first layers never stand in memory for all images at once. Unit i may change as long as the stream has
-    not been carried past it.
+    not been carried past it. Maps are computed and kept in `dtype`; the weights stay as they are.
     """
 
-    def __init__(self, network: models.VGG, images: Tensor):
+    def __init__(self, network: models.VGG, images: Tensor, dtype: torch.dtype = torch.float32):
         self.units = units(network)
         self.at = 0
         self.chunks = list(images.split(CHUNK))  # uint8 until the first carry
-        self.normalization = network.normalization
+        self.normalization, self.dtype = network.normalization, dtype
 
     @torch.no_grad()
     def inputs(self, unit: int) -> Iterator[Tensor]:
@@ -66,13 +67,19 @@ class Stream:
 
     def _forward(self, chunk: Tensor, unit: int) -> Tensor:
         maps = self.floats(chunk)
-        for passed in self.units[self.at : unit]:
-            maps = passed.finish(passed.conv(maps))
+        for number in range(self.at, unit):
+            maps = self.units[number].finish(self.convolved(number, maps))
         return maps
+
+    def convolved(self, number: int, maps: Tensor) -> Tensor:
+        """What the convolution of a unit makes of its input, before batch norm, in the stream's dtype."""
+        conv = self.units[number].conv
+        weight = conv.weight.to(maps.dtype, memory_format=torch.channels_last)
+        return F.conv2d(maps, weight, conv.bias.to(maps.dtype), padding=conv.padding)
 
     def floats(self, chunk: Tensor) -> Tensor:
         if chunk.dtype == torch.uint8:
-            chunk = data.normalize(chunk, self.normalization)
+            chunk = data.normalize(chunk, self.normalization, self.dtype)
         return chunk.contiguous(memory_format=torch.channels_last)
 
 

@@ -9,7 +9,7 @@ from helpers import results
 from helpers.report import assignment, claims, style, tables
 from helpers.report.claims_accuracy import MAGNITUDE
 from helpers.report.claims_cost import STRUCTURED
-from helpers.report.evidence import Missing, Rows, name
+from helpers.report.evidence import Missing, Rows, absent, name
 from helpers.report.statistics import Z, seed_noise, wilson
 from helpers.report.tables import Table, number_text
 
@@ -36,6 +36,30 @@ WITH = {
     "latency_batch128_ms": "latency_ms",
     "sparse_latency_batch128_ms": "sparse_latency_ms",
 }
+
+
+# What a test set can tell -------------------------------------------------------------------------------------------
+
+
+def resolution(accuracy_pct: float = 90.0, images: Sequence[int] = (100, 1_000, 10_000)) -> Table:
+    """How sharply test sets of several sizes see one accuracy, and how far two networks have to be apart on them."""
+    lines = []
+    for count in images:
+        bounds = wilson(round(count * accuracy_pct / 100), count)
+        noise = seed_noise((), "", accuracy_pct, count)
+        lines.append(
+            {
+                "Test images": count,
+                "Lowest (%)": bounds.low,
+                "Highest (%)": bounds.high,
+                "Two trainings differ by chance up to (points)": Z * noise.sd * 2**0.5,
+            }
+        )
+    return tables.table(
+        pd.DataFrame(lines),
+        f"A network that gets {accuracy_pct:g} % of its test images right: between which limits its accuracy lies",
+        note=f"Wilson's 95 % interval. Last column: {noise.source}, to this accuracy and number of images.",
+    )
 
 
 # All methods ------------------------------------------------------------------------------------------------------
@@ -85,17 +109,24 @@ def missing_rows(rows: Sequence[Mapping], planned: Sequence) -> Markdown:
     absent = [p.key for p in planned if (p.key.dataset, p.key.method, p.key.sparsity_pct, p.key.seed, p.key.variant) not in there]
     if not absent:
         return Markdown(f"All {len(planned)} planned rows are there.")
-    listed = ", ".join(f"{style.dataset(key.dataset)} `{key.row_id}`" for key in absent)
+    counts: dict[str, dict[str, int]] = {}
+    for key in absent:
+        methods = counts.setdefault(style.dataset(key.dataset), {})
+        methods[name(key.method)] = methods.get(name(key.method), 0) + 1
+    listed = "\n".join(
+        f"- {dataset}: {', '.join(f'{method} ({count})' if count > 1 else method for method, count in methods.items())}"
+        for dataset, methods in counts.items()
+    )
     return Markdown(
-        f"{len(planned) - len(absent)} of {len(planned)} planned rows are there. Not computed yet, and therefore not in any "
-        f"table, figure or verdict of this page: {listed}."
+        f"{len(planned) - len(absent)} of {len(planned)} planned rows are there. Not computed yet, and therefore in no table, "
+        f"figure or verdict of this page (how many rows of a method; `make study` computes them):\n\n{listed}"
     )
 
 
 # Expected and observed --------------------------------------------------------------------------------------------
 
 
-def expected(rows: Sequence[Mapping], dataset: str) -> Table:
+def expected(rows: Sequence[Mapping], dataset: str) -> Table | Markdown:
     """For each metric what theory expects of it, as a share of the dense network, and what was observed there and here."""
     known, lines = Rows(rows), []
     for method in (MAGNITUDE, "grasp_iterative", STRUCTURED):
@@ -116,7 +147,7 @@ def expected(rows: Sequence[Mapping], dataset: str) -> Table:
                 }
             )
     if not lines:
-        raise Missing(f"no pruned row on {style.dataset(dataset)}")
+        return absent(f"Expected and observed on {style.dataset(dataset)}")
     return tables.table(
         pd.DataFrame(lines).set_index(["method", "Metric"]),
         f"{style.dataset(dataset)}: each metric as a share of the dense network's, expected and observed",

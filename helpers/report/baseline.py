@@ -40,7 +40,8 @@ def layers(profile: Profile) -> Table:
         frame,
         f"The weight layers of VGG16-BN for {style.dataset(profile.datasets[0])}: convolutions by their output × input × kernel, "
         "linear layers by their output × input.",
-        digits={"macs": 2, "of all, %": 1, "MACs, %": 1},
+        digits={"macs": 2, "params_share": 1, "macs_share": 1},
+        headings={"params_share": "of all, %", "macs_share": "of all, %"},
         note=f"{totals}; a MAC is one multiply-add for one image, convolutions and linear layers only "
         f"({number_text(models.macs(full) / 1e6, 3)} M; "
         f"{number_text(measurement.macs_aten(full) / 1e6, 3)} M with batch norm, as the write-up counts).",
@@ -54,7 +55,7 @@ def _layer_columns(network: models.VGG) -> pd.DataFrame:
         {
             "Weight": ["\u2009×\u2009".join(map(str, layer.weight_shape)) for layer in table],
             "params": [layer.parameters for layer in table],
-            "Params, %": [100 * layer.parameters / parameters for layer in table],
+            "params_share": [100 * layer.parameters / parameters for layer in table],
             "macs": [layer.macs for layer in table],
             "macs_share": [100 * layer.macs / macs for layer in table],
         },

@@ -84,14 +84,8 @@ def table(judged: Sequence[Judged], topic: str | None = None) -> tables.Table:
         | ({"Together": marked(j.verdict)} if len(datasets) > 1 else {})
         for j in chosen
     ]
-    about = (
-        f", on {topic[0].lower()}{topic[1:]},"
-        if topic and not topic.startswith(("MAC", "SNIP"))
-        else f", on {topic},"
-        if topic
-        else ""
-    )
-    return tables.table(pd.DataFrame(lines), f"The write-up's statements{about} and what the rows say to them")
+    about = f"{topic}: the" if topic else "The"
+    return tables.table(pd.DataFrame(lines), f"{about} write-up's statements and what the rows say to them")
 
 
 def details(judged: Sequence[Judged], topic: str | None = None) -> Markdown:

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from helpers.report import style
+from IPython.display import Markdown
+
+from helpers.report import style, tables
 from helpers.report.statistics import Comparison, compare
 
 FORMATS = {
@@ -83,6 +85,11 @@ class File(NamedTuple):
     format: str
 
 
+def absent(what: str) -> Markdown:
+    """What stands in a page where a figure or table has no rows yet."""
+    return Markdown(f"*{what}: no row yet; `make study` computes it.*")
+
+
 def name(method: str) -> str:
     """A method as the pages call it."""
     return style.METHODS[method].label if method in style.METHODS else method
@@ -93,7 +100,8 @@ def value(row: Mapping, column: str) -> float:
     if row.get(column) is None:
         reason = (row.get("reasons") or {}).get(column, "")
         reason = reason.removeprefix("not measured: ") or "not measured"
-        raise Missing(f"{column} of {name(row['method'])} on {style.dataset(row['dataset'])}: {reason}")
+        what = tables.HEADINGS[column][0] if column in tables.HEADINGS else column
+        raise Missing(f"{what} of {name(row['method'])} on {style.dataset(row['dataset'])}: {reason}")
     return row[column]
 
 
@@ -106,5 +114,5 @@ def smallest_file(row: Mapping) -> File:
     """The smallest of the row's lossless files."""
     sizes = [File(row[column], format) for column, format in FORMATS.items() if row.get(column) is not None]
     if not sizes:
-        raise Missing(f"size_mib of {name(row['method'])} on {style.dataset(row['dataset'])}: not measured")
+        raise Missing(f"size of {name(row['method'])} on {style.dataset(row['dataset'])}: not measured")
     return min(sizes, key=lambda file: file.mib)

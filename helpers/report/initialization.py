@@ -69,7 +69,7 @@ def initialization_seen(rows: Sequence[Mapping], overlaps: Mapping[str, Mapping]
                     f"the same densities at random would share {number_text(100 * shared['by_chance'], 1)} %"
                 )
             lines.append(f"- {style.dataset(dataset)}: {text}.")
-    return Markdown("**What is seen.** At equal parameters, top-1:\n\n" + "\n".join(lines))
+    return Markdown("**What is seen.** At equal parameters, top-1:\n\n" + "\n".join(dict.fromkeys(lines)))
 
 
 def ticket(rows: Sequence[Mapping], dataset: str) -> Table:
@@ -97,3 +97,18 @@ def ticket(rows: Sequence[Mapping], dataset: str) -> Table:
     return tables.table(
         frame, f"{style.dataset(dataset)}: where masks and weights come from", best={"top1_pct": "max"}, reasons=reasons
     )
+
+
+def ticket_seen(rows: Sequence[Mapping]) -> Markdown:
+    """Whether masks found after training are worth more than others, as far as there are rows."""
+    known, lines = Rows(rows), []
+    for dataset in known.datasets:
+        for variant, text in (("rewound", "rewound"), ("reinitialized", "with weights drawn anew")):
+            try:
+                found, early = known.seeds(dataset, MAGNITUDE, variant), known.best_at_initialization(dataset)
+                compared = brief(known.compare(found, early))
+                against = name(early[0]["method"])
+                lines.append(f"- {style.dataset(dataset)}: masks found after training, {text}, against {against} {compared}.")
+            except Missing as missing:
+                lines.append(f"- {style.dataset(dataset)}: {missing}.")
+    return Markdown("**What is seen.**\n\n" + "\n".join(lines))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import matplotlib.pyplot as plt
 import seaborn as sns
 from matplotlib import colors, font_manager
+from matplotlib.transforms import Bbox
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
@@ -147,6 +148,42 @@ def direct_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]], *
     for height, (true, x, y, text, color) in zip(heights, placed, strict=True):
         offset = (8, height - true - centre)
         axes.annotate(text, (x, y), offset, textcoords="offset points", color=text_color(color), va="center", fontsize=9)
+
+
+def scatter_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]]) -> None:
+    """Write (x, y, text, colour) next to the points they name, each where it covers least of the others.
+
+    Call it after the axis limits are final.
+    """
+    axes.figure.draw_without_rendering()
+    scale, frame = axes.figure.dpi / 72, axes.get_window_extent()
+    points = [axes.transData.transform((x, y)) for x, y, *_ in labels]
+    taken = [Bbox.from_extents(px - 6 * scale, py - 6 * scale, px + 6 * scale, py + 6 * scale) for px, py in points]
+    for (x, y, text, color), point in zip(labels, points, strict=True):
+        written = axes.annotate(
+            text, (x, y), (0, 0), textcoords="offset points", color=text_color(color), va="center", fontsize=9
+        )
+        size = written.get_window_extent()
+        places = []
+        for rank, (right, up, align) in enumerate(PLACES):
+            left = point[0] + right * scale - size.width * {"left": 0, "center": 0.5, "right": 1}[align]
+            box = Bbox.from_bounds(left, point[1] + up * scale - size.height / 2, size.width, size.height)
+            covered = sum(_shared_area(box, other) for other in taken) + (box.width * box.height - _shared_area(box, frame))
+            places.append((covered, rank, right, up, align, box))
+        _, _, right, up, align, box = min(places, key=lambda place: place[:2])
+        written.set(position=(right, up), horizontalalignment=align)
+        taken.append(box)
+
+
+PLACES = (
+    *((8, 0, "left"), (-8, 0, "right"), (6, 9, "left"), (6, -9, "left"), (-6, 9, "right"), (-6, -9, "right")),
+    *((0, 13, "center"), (0, -13, "center"), (8, 20, "left"), (8, -20, "left"), (-8, 20, "right"), (-8, -20, "right")),
+)
+
+
+def _shared_area(a: Bbox, b: Bbox) -> float:
+    both = Bbox.intersection(a, b)
+    return both.width * both.height if both else 0.0
 
 
 @dataclass(frozen=True)

@@ -140,26 +140,52 @@ int64_t filters_per_task(int64_t filters, int64_t tiles, int64_t even) {
   return (size + even - 1) / even * even;
 }
 
+// Which columns of a packed row lie in the image: from `before` to `until`; column q is input column first + q * stride.
+struct Span {
+  int64_t first, before, until;
+  Span(const Layer& g, int64_t from, int64_t columns) : first(from) {
+    before = from < 0 ? std::min((-from + g.stride - 1) / g.stride, columns) : 0;
+    until = std::max(before, from < g.width ? std::min((g.width - 1 - from) / g.stride + 1, columns) : 0);
+  }
+};
+
 // ------------------------------------------------------------------------------------------------ images in the vector
 
 // packed[c][phase y][phase x][row][column] of one tile, zero outside the image
 template <int V>
 void pack_images(const float* image, const Layer& g, int64_t c0, int64_t c1, int64_t y0, int64_t x0, int64_t rows,
-                 int64_t columns, float* out) {
+                 int64_t columns, float* packed) {
+  using vector = typename Vector<V>::type;
+  vector* out = reinterpret_cast<vector*>(packed);
   for (int64_t c = c0; c < c1; ++c)
     for (int64_t py = 0; py < g.stride; ++py)
-      for (int64_t px = 0; px < g.stride; ++px)
-        for (int64_t r = 0; r < rows; ++r) {
+      for (int64_t px = 0; px < g.stride; ++px) {
+        const Span span(g, x0 * g.stride + px - g.padding, columns);
+        for (int64_t r = 0; r < rows; ++r, out += columns) {
           const int64_t y = (y0 + r) * g.stride + py - g.padding;
-          const float* row = image + (c * g.height + y) * g.width * V;
-          for (int64_t q = 0; q < columns; ++q, out += V) {
-            const int64_t x = (x0 + q) * g.stride + px - g.padding;
-            if (y < 0 || y >= g.height || x < 0 || x >= g.width)
-              std::memset(out, 0, V * sizeof(float));
-            else
-              std::memcpy(out, row + x * V, V * sizeof(float));
-          }
+          const bool outside = y < 0 || y >= g.height;
+          const vector* row = reinterpret_cast<const vector*>(image) + (c * g.height + y) * g.width + span.first;
+          const int64_t before = outside ? columns : span.before, until = outside ? columns : span.until;
+          for (int64_t q = 0; q < before; ++q) out[q] = vector{};
+          for (int64_t q = before; q < until; ++q) out[q] = row[q * g.stride];
+          for (int64_t q = until; q < columns; ++q) out[q] = vector{};
         }
+      }
+}
+
+// Asks for the input of a later block while this one is computed: its rows lie far apart, where no prefetcher of the processor
+// follows. Called once a filter, `part` of `parts`.
+template <int V>
+void prefetch_images(const float* image, const Layer& g, int64_t block, int64_t y0, int64_t x0, int64_t rows, int64_t columns,
+                     int64_t part, int64_t parts) {
+  const int64_t c0 = block * g.block, count = (std::min(c0 + g.block, g.channels) - c0) * rows;
+  const Span span(g, x0 * g.stride - g.padding, columns);
+  for (int64_t i = count * part / parts; i < count * (part + 1) / parts; ++i) {
+    const int64_t y = (y0 + i % rows) * g.stride - g.padding;
+    if (y < 0 || y >= g.height) continue;
+    const float* row = image + (((c0 + i / rows) * g.height + y) * g.width + span.first) * V;
+    for (int64_t q = span.before * V; q < span.until * V; q += 16) __builtin_prefetch(row + q * g.stride, 0, 2);
+  }
 }
 
 template <typename vector>
@@ -205,10 +231,15 @@ void conv_images_tiled(const Layer& g, const float* x, float* out, int64_t image
       const int64_t f0 = task % chunks * chunk, f1 = std::min(f0 + chunk, g.filters);
       const int64_t tile = task / chunks, x0 = tile % tiles_x * C, y0 = tile / tiles_x % tiles_y * R;
       const int64_t image = tile / tiles_x / tiles_y;
+      const float* from = x + image * g.channels * g.height * g.width * V;
       for (int64_t b = 0; b < g.blocks; ++b) {
-        const int64_t c0 = b * g.block, c1 = std::min(c0 + g.block, g.channels);
-        pack_images<V>(x + image * g.channels * g.height * g.width * V, g, c0, c1, y0, x0, rows, columns, packed);
-        for (int64_t f = f0; f < f1; ++f) accumulate<V, R, C, C + E, V>(packed, g, f, b, sums + (f - f0) * R * C * V);
+        pack_images<V>(from, g, b * g.block, std::min((b + 1) * g.block, g.channels), y0, x0, rows, columns, packed);
+        const bool last = b + 1 == g.blocks;  // then the next tile of the row follows
+        const bool more = !last || x0 + C < g.out_width;
+        for (int64_t f = f0; f < f1; ++f) {
+          if (more) prefetch_images<V>(from, g, last ? 0 : b + 1, y0, last ? x0 + C : x0, rows, columns, f - f0, f1 - f0);
+          accumulate<V, R, C, C + E, V>(packed, g, f, b, sums + (f - f0) * R * C * V);
+        }
       }
       for (int64_t f = f0; f < f1; ++f)
         store_images<V, C>(g, sums + (f - f0) * R * C * V, out + (image * g.filters + f) * plane * V, y0, x0,
@@ -264,10 +295,7 @@ void pack_positions(const float* image, const Layer& g, int64_t c0, int64_t c1, 
                     float* out) {
   for (int64_t c = c0; c < c1; ++c)
     for (int64_t kx = 0; kx < g.kernel; ++kx) {
-      const int64_t first = x0 * g.stride + kx - g.padding;  // the input column under the tile's first
-      const int64_t before = first < 0 ? std::min((-first + g.stride - 1) / g.stride, g.columns) : 0;
-      const int64_t within = first < g.width ? (g.width - 1 - first) / g.stride + 1 : 0;
-      const int64_t until = std::max(before, std::min(within, g.columns));
+      const Span span(g, x0 * g.stride + kx - g.padding, g.columns);
       for (int64_t py = 0; py < g.stride; ++py)
         for (int64_t r = 0; r < rows; ++r, out += g.columns) {
           const int64_t y = (y0 + r) * g.stride + py - g.padding;
@@ -275,13 +303,13 @@ void pack_positions(const float* image, const Layer& g, int64_t c0, int64_t c1, 
             std::memset(out, 0, g.columns * sizeof(float));
             continue;
           }
-          const float* row = image + (c * g.height + y) * g.width + first;
-          for (int64_t q = 0; q < before; ++q) out[q] = 0;
-          if (g.stride == 1)
-            for (int64_t q = before; q < until; ++q) out[q] = row[q];
+          const float* row = image + (c * g.height + y) * g.width + span.first;
+          for (int64_t q = 0; q < span.before; ++q) out[q] = 0;
+          if (g.stride == 1)  // a plain copy, which the compiler makes vectors of
+            for (int64_t q = span.before; q < span.until; ++q) out[q] = row[q];
           else
-            for (int64_t q = before; q < until; ++q) out[q] = row[q * g.stride];
-          for (int64_t q = until; q < g.columns; ++q) out[q] = 0;
+            for (int64_t q = span.before; q < span.until; ++q) out[q] = row[q * g.stride];
+          for (int64_t q = span.until; q < g.columns; ++q) out[q] = 0;
         }
     }
 }

@@ -1,293 +1,114 @@
 """A pruned network that runs on its non-zero weights only.
 
 `compile_sparse(network)` folds the batch norms, fuses bias, ReLU and max-pool into each layer, and turns every layer into
-lists of non-zeros for two layouts of the activations: *images* (a vector register holds one position of several images) for
-batches, and *positions* (a register holds neighbouring positions of one image) for a few images. A layer that is faster
-dense stays dense (`choice.py`). Where the kernels cannot be built everything runs dense; `available()` says why.
+lists of non-zeros for the two layouts of `layers.py`. A layer that is faster dense stays dense (`choice.py`). Where the
+kernels cannot be built everything runs dense; `available()` says why.
 """
 
-import ctypes
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import models
-from helpers.sparse import kernels, lists
+from helpers.sparse import choice, kernels, layers
 from helpers.sparse.kernels import available
+from helpers.sparse.layers import IMAGES, POSITIONS, Operation, Step
 
-__all__ = ["Operation", "SparseNetwork", "available", "compile_sparse", "layout_of", "sparse_conv2d"]
-
-IMAGES, POSITIONS = "images", "positions"
-FEWEST_IMAGES = 8  # a smaller batch runs in the positions layout
-L1_BYTES = 24 * 1024  # of the packed tile; the rest of the L1 cache holds lists and partial sums
-Step = Callable[[Tensor], Tensor]
-
-
-@dataclass(frozen=True)
-class Operation:
-    """One prunable layer with what is fused into it: max_pool2x2(relu(weight * x + bias))."""
-
-    name: str
-    weight: Tensor
-    bias: Tensor
-    stride: int = 1
-    padding: int = 0
-    relu: bool = False
-    pool: bool = False
-
-    @property
-    def linear(self) -> bool:
-        return self.weight.dim() == 2
-
-    @property
-    def density(self) -> float:
-        return float((self.weight != 0).float().mean())
-
-    def out_size(self, height: int, width: int) -> tuple[int, int]:
-        """Of the convolution, before the pool."""
-        kernel = self.weight.shape[-1]
-        return (height + 2 * self.padding - kernel) // self.stride + 1, (width + 2 * self.padding - kernel) // self.stride + 1
-
-
-def lanes_of() -> int:
-    """Images a vector."""
-    return kernels.load().widest()
-
-
-def layout_of(batch: int) -> str:
-    return IMAGES if batch >= FEWEST_IMAGES else POSITIONS
-
-
-def _operation(name: str, layer: nn.Conv2d | nn.Linear, relu: bool = False, pool: bool = False) -> Operation:
-    weight = layer.weight.detach().float().contiguous()
-    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().float().contiguous()
-    if isinstance(layer, nn.Linear):
-        return Operation(name, weight, bias, relu=relu)
-    square = [getattr(layer, key)[0] == getattr(layer, key)[1] for key in ("kernel_size", "stride", "padding")]
-    if not all(square) or layer.groups != 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
-        raise ValueError(f"{name}: only square convolutions of one group, without dilation, run sparsely")
-    return Operation(name, weight, bias, layer.stride[0], layer.padding[0], relu, pool)
-
-
-def operations(network: models.VGG) -> list[Operation | nn.Module]:
-    """The folded network as fused operations; a module that fuses with nothing stands by itself."""
-    folded = models.fold_batch_norm(network)
-    steps: list[Operation | nn.Module] = []
-    for name, module in [*folded.features.named_children(), (None, nn.Flatten()), *folded.classifier.named_children()]:
-        prefix = "features" if not any(isinstance(step, nn.Flatten) for step in steps) else "classifier"
-        last = steps[-1] if steps and isinstance(steps[-1], Operation) else None
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            steps.append(_operation(f"{prefix}.{name}", module))
-        elif isinstance(module, nn.Identity | nn.Dropout):
-            continue
-        elif isinstance(module, nn.ReLU) and last and not last.pool:
-            steps[-1] = Operation(**{**vars(last), "relu": True})
-        elif isinstance(module, nn.MaxPool2d) and last and not last.pool and not last.linear:
-            steps[-1] = Operation(**{**vars(last), "pool": True})
-        else:
-            steps.append(module)
-    return steps
-
-
-def _blocks(channels: int, bytes_per_channel: int, most: int) -> int:
-    """Channels a block: as many as the cache holds, evenly shared."""
-    count = -(-channels // max(1, min(most, L1_BYTES // bytes_per_channel)))
-    return -(-channels // count)
-
-
-def _step(function: str, pairs: lists.Lists, bias: Tensor, shape: Sequence[int], **numbers: int) -> Step:
-    """A call of one compiled function; `shape` is the output's, without its first dimension."""
-    tensors = {"values": pairs.values, "offsets": pairs.offsets, "starts": pairs.starts, "bias": bias.contiguous()}
-    pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-    blocks = (len(pairs.starts) - 1) // len(bias)
-    layer = kernels.Layer(**pointers, filters=len(bias), blocks=blocks, block=pairs.block, **numbers)
-    call, address, name = getattr(kernels.load(), function), ctypes.addressof(layer), function
-
-    def step(x: Tensor, _alive: tuple = (layer, tensors)) -> Tensor:
-        out = x.new_empty(len(x), *shape)
-        if call(address, x.data_ptr(), out.data_ptr(), len(x)):
-            raise RuntimeError(f"{name} has no kernel for this layer")
-        return out
-
-    return step
-
-
-def _geometry(op: Operation, channels: int, height: int, width: int) -> dict[str, int]:
-    out_height, out_width = op.out_size(height, width)
-    shape = {"channels": channels, "height": height, "width": width, "out_height": out_height, "out_width": out_width}
-    return {**shape, "kernel": op.weight.shape[-1], "stride": op.stride, "padding": op.padding, "relu": op.relu, "pool": op.pool}
-
-
-def _product(op: Operation, height: int, width: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """A linear layer, or a convolution of a tiny map, as (matrix, bias, output map)."""
-    if op.linear:
-        return op.weight, op.bias, (1, 1)
-    size = op.out_size(height, width)
-    return lists.unfolded(op.weight, height, width, op.stride, op.padding), op.bias.repeat_interleave(math.prod(size)), size
-
-
-def images_step(op: Operation, channels: int, height: int, width: int) -> Step:
-    """(N / lanes, channels, height, width, lanes) → the same of the output, on the non-zeros of `op`."""
-    lanes = lanes_of()
-    if op.linear or (max(height, width) <= 2 and max(op.out_size(height, width)) <= 2):
-        matrix, bias, size = _product(op, height, width)
-        pooled = op.pool and size == (2, 2)
-        pairs = lists.of_product(matrix, _blocks(matrix.shape[1], 8 * lanes * 4, lists.MOST_OFFSET))
-        shape = (len(op.weight), *((1, 1) if pooled else size), lanes)
-        return _step("product_images", pairs, bias, shape, channels=matrix.shape[1], lanes=lanes, relu=op.relu, pool=pooled)
-    kernel, stride = op.weight.shape[-1], op.stride
-    rows, columns = (4, 2) if kernels.load().widest() == 8 else (4, 4)
-    reach = (kernel - 1) // stride
-    area = (rows + reach) * (columns + reach)
-
-    def offset(c: np.ndarray, ky: np.ndarray, kx: np.ndarray) -> np.ndarray:
-        phase = (c * stride + ky % stride) * stride + kx % stride
-        return phase * area + ky // stride * (columns + reach) + kx // stride
-
-    phases = area * stride * stride
-    pairs = lists.of_convolution(op.weight, _blocks(channels, phases * lanes * 4, lists.MOST_OFFSET // phases), offset)
-    geometry = _geometry(op, channels, height, width)
-    shape = (len(op.weight), *_pooled(op, height, width), lanes)
-    return _step("conv_images", pairs, op.bias, shape, **geometry, rows=rows, columns=columns, lanes=lanes)
-
-
-def positions_step(op: Operation, channels: int, height: int, width: int) -> Step:
-    """Contiguous (N, channels, height, width) → the same of the output, on the non-zeros of `op`."""
-    if op.linear or (op.out_size(height, width) == (1, 1) and not op.pool):
-        matrix, bias, size = _product(op, height, width)
-        pairs = lists.of_product(matrix, lists.MOST_OFFSET)
-        shape = (len(op.weight),) if op.linear else (len(op.weight), *size)
-        return _step("product_single", pairs, bias, shape, channels=matrix.shape[1], relu=op.relu)
-    kernel, stride = op.weight.shape[-1], op.stride
-    out_height, out_width = op.out_size(height, width)
-    most = kernels.load().widest() * kernels.load().most_accumulators()
-    even = 2 if op.pool else 1  # a tile of a pooled layer holds whole 2×2 windows
-    columns = out_width if even * out_width <= most else most // even // even * even
-    rows = max(even, min(-(-out_height // even) * even, most // columns // even * even))
-    packed_rows = rows + (kernel - 1) // stride
-    area = kernel * stride * packed_rows * columns
-
-    def offset(c: np.ndarray, ky: np.ndarray, kx: np.ndarray) -> np.ndarray:
-        return (((c * kernel + kx) * stride + ky % stride) * packed_rows + ky // stride) * columns
-
-    pairs = lists.of_convolution(op.weight, _blocks(channels, area * 4, lists.MOST_OFFSET // area), offset)
-    shape = (len(op.weight), *_pooled(op, height, width))
-    return _step("conv_positions", pairs, op.bias, shape, **_geometry(op, channels, height, width), rows=rows, columns=columns)
-
-
-def _pooled(op: Operation, height: int, width: int) -> tuple[int, int]:
-    out_height, out_width = op.out_size(height, width)
-    return (out_height // 2, out_width // 2) if op.pool else (out_height, out_width)
-
-
-def dense_step(op: Operation) -> Step:
-    """(N, channels, height, width) → the same of the output, by oneDNN."""
-    if op.linear:
-        return lambda x: _relu(F.linear(x.flatten(1), op.weight, op.bias), op.relu)
-    weight = op.weight.contiguous(memory_format=torch.channels_last)
-
-    def step(x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        out = _relu(F.conv2d(x, weight, op.bias, op.stride, op.padding), op.relu)
-        return F.max_pool2d(out, 2) if op.pool else out
-
-    return step
-
-
-def _relu(x: Tensor, wanted: bool) -> Tensor:
-    return x.relu_() if wanted else x
+__all__ = ["SparseNetwork", "available", "compile_sparse", "sparse_conv2d"]
 
 
 def sparse_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
-    """F.conv2d on the non-zeros of `weight` alone: (N, C, H, W) float32 → (N, F, H', W'), in the layout the batch asks for.
+    """F.conv2d on the non-zeros of `weight` alone: (N, C, H, W) float32 → (N, F, H', W'), in the layout that suits N.
 
     Builds the lists on every call; a network keeps them (`compile_sparse`).
     """
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    op = Operation("", weight.detach(), bias.detach(), stride, padding)
-    x = x.contiguous()
-    if layout_of(len(x)) == POSITIONS:
-        return positions_step(op, *x.shape[1:])(x)
-    return kernels.from_images(images_step(op, *x.shape[1:])(kernels.to_images(x, lanes_of())), len(x))
+    op = Operation("", weight.detach().contiguous(), bias.detach(), stride, padding)
+    x = x.detach().contiguous()
+    if layers.layout_of(len(x)) == POSITIONS:
+        return layers.positions_step(op, *x.shape[1:])(x)
+    return kernels.from_images(layers.images_step(op, *x.shape[1:])(kernels.to_images(x, layers.lanes_of())), len(x))
 
 
 class SparseNetwork:
-    """A compiled network: float32 contiguous (N, 3, H, W) → (N, classes) logits, for any N and any size the network takes.
+    """A compiled network: float32 (N, 3, H, W) on the CPU → (N, classes) logits, for any N and any size the network takes.
 
-    `plan` says, layout by layout, which layers run "dense" (a name that is missing runs sparsely).
+    `plan[layout][layer]` is "dense" or "sparse"; a layer that the plan does not name runs sparsely. `reason` is None, or one
+    line that says why everything runs dense.
     """
 
     def __init__(self, network: models.VGG, plan: Mapping[str, Mapping[str, str]]):
-        self.plan = {layout: dict(plan.get(layout, {})) for layout in (IMAGES, POSITIONS)}
-        self._operations = operations(network)
-        self._compiled: dict[tuple[str, int, int], list[Step]] = {}
-        self._sparse = available() is None
+        self.reason = available()
+        self._operations = layers.operations(network)
+        names = [op.name for op in self._operations if isinstance(op, Operation)]
+        unknown = sorted({name for choices in plan.values() for name in choices} - set(names))
+        if unknown or set(plan) - {IMAGES, POSITIONS}:
+            raise ValueError(f"the plan names {unknown[0] if unknown else sorted(plan)}, which is no layer or layout")
+        missing = "sparse" if self.reason is None else "dense"
+        self.plan = {
+            layout: {name: missing if self.reason else plan.get(layout, {}).get(name, missing) for name in names}
+            for layout in (IMAGES, POSITIONS)
+        }
+        self._compiled: dict[tuple[str, int, int, int], list[Step]] = {}
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
         if images.dtype != torch.float32 or images.dim() != 4 or images.device.type != "cpu":
             raise ValueError(f"expected float32 (N, C, H, W) on the CPU, got {images.dtype} {tuple(images.shape)}")
-        layout = layout_of(len(images))
-        key = (layout, *images.shape[2:])
+        if not len(images):
+            raise ValueError("an empty batch")
+        layout = layers.layout_of(len(images))
+        key = (layout, *images.shape[1:])
         if key not in self._compiled:
-            self._compiled[key] = self._compile(layout, images.shape[1:])
+            self._compiled[key] = self._compile(layout, images)
         x = images.contiguous()
         for step in self._compiled[key]:
             x = step(x)
         return x[: len(images)]
 
-    def _compile(self, layout: str, shape: tuple[int, ...]) -> list[Step]:
-        """Steps with the conversions between layouts where a sparse and a dense layer meet."""
+    def _compile(self, layout: str, images: Tensor) -> list[Step]:
+        """The steps, with a conversion wherever a sparse and a dense layer meet."""
         steps: list[Step] = []
-        blocked, flat = False, False
-        probe = torch.zeros(1, *shape)
+        blocked = False  # x is (N / lanes, C, H, W, lanes)
+        probe = images[:1].contiguous()
         for op in self._operations:
-            plain = not isinstance(op, Operation)
-            sparse = not plain and self._sparse and self.plan[layout].get(op.name) != "dense"
-            if layout == IMAGES and sparse != blocked and not isinstance(op, nn.Flatten):
-                steps.append(_block if sparse else kernels.from_images)
-                blocked = sparse
-            if plain:
-                probe = op(probe)
-                if not (isinstance(op, nn.Flatten) and blocked):
+            if isinstance(op, nn.Flatten):
+                probe = probe.flatten(1)
+                if not blocked:
                     steps.append(op)
                 continue
-            flat = op.linear
-            size = (probe.shape[1], 1, 1) if flat else tuple(probe.shape[1:])
+            sparse = isinstance(op, Operation) and self.plan[layout][op.name] == "sparse"
+            if layout == IMAGES and sparse != blocked:
+                steps.append(_to_images if sparse else kernels.from_images)
+                blocked = sparse
+            if not isinstance(op, Operation):
+                steps.append(op)
+                probe = op(probe)
+                continue
+            size = (*probe.shape[1:], 1, 1)[:3]
             if not sparse:
-                steps.append(dense_step(op))
+                steps.append(layers.dense_step(op))
             elif layout == IMAGES:
-                steps.append(images_step(op, *size))
+                steps.append(layers.images_step(op, *size))
             else:
-                steps += [_contiguous, positions_step(op, *size)]
-            probe = dense_step(op)(probe)
-        if blocked:
-            steps.append(kernels.from_images)
-        if flat:
-            steps.append(_flat)
-        return steps
+                steps += [Tensor.contiguous, layers.positions_step(op, *size)]
+            probe = layers.dense_step(op)(probe)
+        return [*steps, kernels.from_images, _flattened] if blocked else steps
 
 
-def _block(x: Tensor) -> Tensor:
-    return kernels.to_images(x, lanes_of())
+def _to_images(x: Tensor) -> Tensor:
+    return kernels.to_images(x, layers.lanes_of())
 
 
-def _contiguous(x: Tensor) -> Tensor:
-    return x.contiguous()
-
-
-def _flat(x: Tensor) -> Tensor:
+def _flattened(x: Tensor) -> Tensor:
     return x.flatten(1)
 
 
 def compile_sparse(network: models.VGG, *, plan: Mapping[str, Mapping[str, str]] | None = None) -> SparseNetwork:
-    """`network` as a callable that touches non-zero weights only.
+    """`network` as a callable that touches non-zero weights only where that is faster.
 
-    `plan` maps a layout ("images", "positions") to {layer name: "dense" | "sparse"}; without it everything runs sparsely.
+    Without a `plan` ({"images" | "positions": {layer: "dense" | "sparse"}}) each layer takes what `choice.plan` measured to be
+    faster on this machine; an empty plan runs every layer sparsely.
     """
-    return SparseNetwork(network, plan or {})
+    return SparseNetwork(network, choice.plan(network) if plan is None else plan)

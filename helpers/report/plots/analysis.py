@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from IPython.display import Markdown
 
 from helpers.report import frontier, style
 from helpers.report.claims_accuracy import MAGNITUDE
-from helpers.report.evidence import Rows, name
+from helpers.report.evidence import Rows, absent, name
 from helpers.report.style import Figure
 
 AXES = {
@@ -18,12 +19,12 @@ AXES = {
 }
 
 
-def front(rows: Sequence[Mapping], kind: str) -> Figure | None:
-    """Top-1 against one cost for every network, the front drawn through those that no other beats; None without rows."""
+def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
+    """Top-1 against one cost for every network, the front drawn through those that no other beats."""
     known = Rows(rows)
     panels = {d: points for d in known.datasets if (points := frontier.points(known, d, kind))}
     if not panels:
-        return None
+        return absent(f"Accuracy against {AXES[kind][2]}")
     label, scale, short = AXES[kind]
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 4.6 * len(panels)), squeeze=False)
     told = []
@@ -62,13 +63,13 @@ def front(rows: Sequence[Mapping], kind: str) -> Figure | None:
 
 def density_profiles(
     rows: Sequence[Mapping], methods: Sequence[str] = ("snip", "grasp", "grasp_iterative", MAGNITUDE)
-) -> Figure | None:
-    """How dense each criterion leaves each layer, one panel a data set; None without rows."""
+) -> Figure | Markdown:
+    """How dense each criterion leaves each layer, one panel a data set."""
     known = Rows(rows)
     panels = {d: {m: found[0] for m in methods if (found := known.find(d, m)) and found[0].get("layers")} for d in known.datasets}
     panels = {dataset: found for dataset, found in panels.items() if found}
     if not panels:
-        return None
+        return absent("Density by layer")
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 3.6 * len(panels)), squeeze=False)
     told = []
     for axes, (dataset, found) in zip(grid.flat, panels.items(), strict=True):
@@ -94,14 +95,14 @@ def density_profiles(
     )
 
 
-def shared_weights(overlaps: Mapping[str, Mapping]) -> Figure | None:
-    """What two masks have in common, in percent of what either keeps, with what chance would give; None without masks.
+def shared_weights(overlaps: Mapping[str, Mapping]) -> Figure | Markdown:
+    """What two masks have in common, in percent of what either keeps, with what chance would give.
 
     `overlaps`: data set → name → other name → {"jaccard", "by_chance"}, as `comparison.matrix` gives it.
     """
     panels = {dataset: table for dataset, table in overlaps.items() if len(table) > 1}
     if not panels:
-        return None
+        return absent("Weights that two masks share")
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 0.6 + 2.9 * len(panels)), squeeze=False)
     told = []
     for axes, (dataset, table) in zip(grid.flat, panels.items(), strict=True):
@@ -134,8 +135,8 @@ def shared_weights(overlaps: Mapping[str, Mapping]) -> Figure | None:
     )
 
 
-def gradients(rows: Sequence[Mapping], methods: Sequence[str]) -> Figure | None:
-    """Accuracy in the end against the gradient norm that pruning left at the start; None without rows."""
+def gradients(rows: Sequence[Mapping], methods: Sequence[str]) -> Figure | Markdown:
+    """Accuracy in the end against the gradient norm that pruning left at the start."""
     known = Rows(rows)
     panels = {}
     for dataset in known.datasets:
@@ -144,7 +145,7 @@ def gradients(rows: Sequence[Mapping], methods: Sequence[str]) -> Figure | None:
         if len(found) > 1:
             panels[dataset] = found
     if not panels:
-        return None
+        return absent("Gradient norm and accuracy")
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 3.6 * len(panels)), squeeze=False)
     told = []
     for axes, (dataset, found) in zip(grid.flat, panels.items(), strict=True):

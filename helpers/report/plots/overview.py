@@ -18,14 +18,16 @@ def overview(rows: Sequence[Mapping]) -> Figure | None:
     panels = {(d, kind): points for d in known.datasets for kind in GAINS if (points := _gains(known, d, kind))}
     if not panels:
         return None
-    datasets = [d for d in known.datasets if any(d == dataset for dataset, _ in panels)]
-    figure, grid = plt.subplots(len(datasets), 2, figsize=(style.WIDTH, 4.4 * len(datasets)), sharey="row", squeeze=False)
+    datasets, kinds = list(dict.fromkeys(d for d, _ in panels)), [kind for kind in GAINS if any(k == kind for _, k in panels)]
+    size = (style.WIDTH, 3.9 if len(datasets) == 1 else 3.2 * len(datasets))
+    figure, grid = plt.subplots(len(datasets), len(kinds), figsize=size, sharey="row", squeeze=False)
     for line, dataset in zip(grid, datasets, strict=True):
-        line[0].set(title=style.dataset(dataset), ylabel="Points of top-1 against dense, fine-tuned")
-        for axes, kind in zip(line, GAINS, strict=True):
+        line[0].set(title=style.dataset(dataset), ylabel="Points of top-1 against\ndense, fine-tuned")
+        for axes, kind in zip(line, kinds, strict=True):
             _panel(axes, panels.get((dataset, kind), {}), GAINS[kind])
-    for axes, points in ((grid[datasets.index(d)][list(GAINS).index(kind)], points) for (d, kind), points in panels.items()):
-        style.direct_labels(axes, [(*at, style.method(m).label, style.method(m).color) for m, at in points.items()])
+    for (dataset, kind), points in panels.items():
+        axes = grid[datasets.index(dataset)][kinds.index(kind)]
+        style.scatter_labels(axes, [(*at, style.method(m).label, style.method(m).color) for m, at in points.items()])
     return style.show(figure, "index_overview", alt=_told(panels), caption=CAPTION)
 
 
@@ -64,9 +66,11 @@ def _panel(axes: plt.Axes, points: Mapping[str, tuple[float, float]], label: str
     axes.set_xscale("log")
     left, right = axes.get_xlim()
     left, right = min(left, 0.8), max(right, 2)
-    axes.set_xlim(left, right * (right / left) ** 0.75)  # room for the labels
+    axes.set_xlim(left, right * (right / left) ** 0.35)  # room for the labels
+    axes.margins(y=0.12)
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}×")
     axes.xaxis.set_minor_formatter(lambda value, _: f"{value:g}×" if f"{value:e}"[0] in "25" else "")
+    axes.tick_params(axis="x", which="both", length=4, pad=4, labelsize=9)
     axes.set_xlabel(label)
 
 

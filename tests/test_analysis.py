@@ -1,0 +1,123 @@
+import pytest
+from IPython.display import Markdown
+from synthetic import made
+
+from helpers import plan, settings
+from helpers.report import analysis, evidence, frontier, initialization
+from helpers.report.plots import analysis as plots
+from helpers.report.style import Figure
+
+
+@pytest.fixture(autouse=True)
+def figures_beside_the_test(tmp_path, monkeypatch):
+    monkeypatch.setenv("BUILD_DIR", str(tmp_path))
+    monkeypatch.delenv("REPORT_DIR", raising=False)
+
+
+def overlaps(*methods):
+    table = {a: {b: {"jaccard": 1.0 if a == b else 0.31, "by_chance": 0.15} for b in methods} for a in methods}
+    return {"cifar10": table}
+
+
+def point(cost, top1):
+    return cost, {"top1_pct": top1}
+
+
+def test_the_front_holds_exactly_what_no_other_point_beats():
+    points = [point(1, 80), point(2, 79), point(3, 90), point(3, 85), point(4, 90), point(5, 95), point(9, 94)]
+    front = frontier.pareto(points)
+    assert [(cost, row["top1_pct"]) for cost, row in front] == [(1, 80), (3, 90), (5, 95)]
+    for cost, row in points:  # every point is on the front, or a front point is no worse in both
+        assert any(c <= cost and r["top1_pct"] >= row["top1_pct"] for c, r in front)
+    assert frontier.pareto([]) == []
+
+
+def test_the_grand_table_has_a_line_for_every_method_and_the_write_up_beside_it():
+    html = analysis.grand(made(), "cifar10")._repr_html_()
+    assert html.count('scope="row"') == 16 and "SynFlow" in html
+    assert "no row yet" in html and "82.92" in html and "34.33" in html  # the write-up's baseline and file
+    empty = analysis.grand([], "cifar100")._repr_html_()
+    assert "63.57" in empty and "no row yet" in empty
+
+
+def test_expected_is_arithmetic_and_observed_is_a_ratio_to_the_own_dense_network():
+    rows = made({("layerwise_magnitude", ""): {"density_pct": 19.67, "size_mib": 13.28}})
+    html = analysis.expected(rows, "cifar10")._repr_html_()
+    assert "0.228" in html  # 0.1967 + 1/32, and 13.28 / 58.25
+    assert "0.589" in html and "0.259" in html  # the write-up's 34.331 / 58.251 and 118.364 / 457.388
+    assert "0.256" in html  # 40 / 156
+    assert isinstance(analysis.expected([], "cifar10"), Markdown)
+
+
+def test_missing_rows_are_named():
+    profile = settings.profile("demo")
+    planned = plan.plan(profile)[:3]
+    there = [{"dataset": p.key.dataset, "method": p.key.method, "target_sparsity_pct": p.key.sparsity_pct} for p in planned]
+    there = [r | {"seed": p.key.seed, "variant": p.key.variant} for r, p in zip(there, planned, strict=True)]
+    assert analysis.missing_rows(there, planned).data == "All 3 planned rows are there."
+    partly = analysis.missing_rows(there[:1], planned).data
+    assert partly.startswith("1 of 3 planned rows") and "digits: dense (2)" in partly
+
+
+def test_decisions_take_the_cheapest_network_that_does_the_job():
+    html = frontier.decisions(made(), "cifar10")._repr_html_()
+    first = html[html.index("a smaller file") : html.index("higher throughput")]
+    # 8.23 MiB at no loss beyond the noise, 8.00 MiB at a loss of 1.3 points
+    assert "89.0\u00a0%\u00a0sparse" in first and "7.08" in first and "LASSO channels" in first and "7.28" in first
+    worse = frontier.decisions([r for r in made() if r["method"] in ("dense", "dense_finetuned", "random")], "cifar10")
+    assert worse._repr_html_().count("the dense network<") == 2 * len(frontier.NEEDS)
+    assert isinstance(frontier.decisions([], "cifar10"), Markdown)
+
+
+def test_a_cost_that_was_not_measured_leaves_the_network_out():
+    rows = made({("lasso_channels", ""): {"latency_batch128_ms": None}})
+    known = evidence.Rows(rows)
+    methods = {row["method"] for _, row in frontier.points(known, "cifar10", "latency")}
+    assert "lasso_channels" not in methods and "l1_filters" in methods
+
+
+def test_initialization_compares_accuracy_work_and_choice_of_weights():
+    rows = made()
+    html = initialization.initialization(rows, "cifar10")._repr_html_()
+    assert "−6.00 points" in html and "pruned in stages" in html and "no row yet" in html
+    seen = initialization.initialization_seen(rows, overlaps("snip", "grasp")).data
+    assert "SNIP against GraSP, one shot +1.90 points" in seen and "31.0 %" in seen and "15.0 %" in seen
+    ticket = initialization.ticket(rows, "cifar10")._repr_html_()
+    assert "91.40" in ticket and "86.40" in ticket
+    assert "+3.00 points" in initialization.ticket_seen(rows).data
+
+
+def test_limits_name_seeds_budgets_and_devices():
+    rows = made()
+    again = [r | {"seed": 1} for r in rows if r["method"] == "snip"]
+    text = analysis.limits([*rows, *again]).data
+    assert "more than one seed: SNIP." in text and "SNIP 4" in text and "a processor" in text
+    assert "none" in analysis.limits([]).data
+
+
+def test_figures_say_what_they_show():
+    rows = made()
+    figures = [plots.front(rows, kind) for kind in plots.AXES]
+    figures += [plots.density_profiles(rows), plots.shared_weights(overlaps("snip", "grasp", "random"))]
+    figures += [plots.gradients(rows, ("snip", "grasp", "random"))]
+    assert all(isinstance(figure, Figure) for figure in figures)
+    assert "layer-wise magnitude" in figures[0].alt and "31.0 %" in figures[-2].alt
+    names = [figure.name for figure in figures]
+    assert len(set(names)) == len(names) and all(settings.figure_path("demo", n).is_file() for n in names)
+
+
+def test_without_rows_a_page_still_says_what_is_missing():
+    shown = [plots.front([], "bytes"), plots.density_profiles([]), plots.shared_weights({}), plots.gradients([], ("snip",))]
+    assert all("no row yet" in item.data for item in shown)
+    assert "no row of" in initialization.ticket([], "cifar10")._repr_html_()
+    for item in (frontier.front_seen([]), frontier.decisions_seen([]), initialization.initialization_seen([], {})):
+        assert isinstance(item, Markdown)
+    one = [r for r in made() if r["dataset"] == "cifar10" and r["method"] == "dense"]
+    assert "not all is measured" in frontier.decisions_seen(one).data
+    assert isinstance(plots.front(one, "bytes"), Figure)
+
+
+def test_more_images_see_an_accuracy_more_sharply():
+    html = analysis.resolution()._repr_html_()
+    assert "89.40" in html and "90.57" in html  # Wilson for 9,000 of 10,000
+    assert "0.64" in html  # 1.96 · √2 · 0.19 · √(0.9 · 0.1 / (0.935 · 0.065))
