@@ -2,9 +2,10 @@
 
 The reference is the procedure of He, Zhang and Sun (2017) with scikit-learn, layer by layer on the same rows: λ is
 bisected with `Lasso` on at most 400 sampled rows until the wanted number of channels survives (up to 10 % more are
-accepted, then the weakest go), and `LinearRegression` is fitted to all rows of the channels that stay. Both sides read
-the same maps through the same code, keep the same number of channels and run in a fresh process each, so that the peak
-of memory is each side's own. Errors are compared where both can be judged alike: on the rows that they were solved
+accepted, then the weakest go), and `LinearRegression` is fitted to all rows of the channels that stay. The
+rows of Y are collected once by the same code on both sides; the rows of X come from a pass over the images for each
+layer, as in the published code, but no further than that layer. Both sides keep the same number of channels and run in a
+fresh process each, so that the peak of memory is each side's own. Errors are compared where both can be judged alike: on the rows that they were solved
 from, and as the distance of the pruned network's logits from the dense network's on images that neither saw.
 """
 
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from helpers import data, models, settings
 from helpers.pruning import channels, reconstruction, widths
 from helpers.pruning.patches import Samples, linear_rows, patches, targets
-from helpers.pruning.stream import Stream
+from helpers.pruning.stream import Stream, units
 from helpers.pruning.surgery import consumer, rebuilt, set_inputs, slice_outputs
 
 SHARE = 41.782 / 314.003466
@@ -92,11 +93,12 @@ def reference(network: models.VGG, images: Tensor, wanted: widths.Widths, sample
     original, sliced = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
     counts = [width for width in wanted if width != "M"]
     blocks, known = targets(original, images, samples), {}
-    stream, errors, generator = Stream(sliced, images), [], np.random.default_rng(samples.seed)
-    for number, (unit, count) in enumerate(zip(stream.units, counts, strict=True)):
+    errors, generator = [], np.random.default_rng(samples.seed)
+    for number, (unit, count) in enumerate(zip(units(sliced), counts, strict=True)):
         while number + 1 not in known:
             known |= next(blocks)
         _, layer = consumer(sliced, number)
+        stream = Stream(sliced, images)  # from the images again, as the published code does, but no further than needed
         X, Y = rows_of(stream, number + 1, isinstance(layer, nn.Linear), samples), known.pop(number + 1)
         taps = X.shape[1]
         kept = bisect(X, Y - layer.bias, reconstruction.matrix(layer, taps), count, generator)
@@ -105,8 +107,6 @@ def reference(network: models.VGG, images: Tensor, wanted: widths.Widths, sample
         errors.append(float(np.square(Y - fitted.predict(X)).sum() / np.square(Y - Y.mean(0)).sum()))
         slice_outputs(unit, kept)
         set_inputs(layer, torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_), taps)
-        if unit.pools:
-            stream.carry(number + 1)
     return rebuilt(network, sliced, counts), errors
 
 
@@ -185,11 +185,12 @@ def run(quick: bool) -> list[dict]:
     mine, theirs = outcomes["ours"][0], outcomes["reference"][0]
     ratio = times["reference"] / times["ours"]
     mean = {name: statistics.fmean(o.layer_errors) for name, o in (("ours", mine), ("theirs", theirs))}
+    dtype = str(settings.fast_dtype(torch.device("cpu"))).removeprefix("torch.")
     note = (
         f"{prepared_name(quick)}; {times['ours']:.1f} s against {times['reference']:.1f} s; peak memory "
-        f"{max(o.peak_mib for o in outcomes['ours']):.0f} MiB against {theirs.peak_mib:.0f} MiB; relative error, mean of the layers, "
-        f"{mean['ours']:.4f} against {mean['theirs']:.4f}; of the logits on unseen images {mine.unseen_error:.4f} against "
-        f"{theirs.unseen_error:.4f}; float32, {threads} threads, {settings.processor()}"
+        f"{max(o.peak_mib for o in outcomes['ours']):.0f} MiB against {theirs.peak_mib:.0f} MiB; relative error, mean of the "
+        f"layers, {mean['ours']:.4f} against {mean['theirs']:.4f}; of the logits on unseen images {mine.unseen_error:.4f} against "
+        f"{theirs.unseen_error:.4f}; maps in {dtype} and float32, {threads} threads, {settings.processor()}"
     )
     row = {"name": "channel selection and reconstruction", "ours_ms": 1e3 * times["ours"], "theirs_ms": 1e3 * times["reference"]}
     return [row | {"ratio": ratio, "goal": "≥ 10× at an error no worse", "note": note}]

@@ -58,6 +58,7 @@ def made_with(profile: Profile, key: RowKey) -> dict:
         shared["scan_images"] = profile.scan_images
     if key.method == "grasp_iterative":
         shared["pruning_stages"] = profile.pruning_stages
+        shared["later_score"] = "grasp" if key.variant == "signed" else schedule.LATER["grasp"]
     if "channels" in key.method or key.method == "l1_filters":
         shared |= {
             "statistics_images": profile.statistics_images,
@@ -109,7 +110,7 @@ class Context:
             return self._ready(models.pretrained(self.key.dataset))
         path = settings.network_path(self.profile.name, self.key.dataset, "dense")
         # not the lock of the row "dense", which its maker holds while it calls this
-        with files.lock(path.with_suffix(".weights.lock")):
+        with files.lock(settings.lock_path(self.profile.name, self.key.dataset, "dense-weights")):
             if path.is_file():
                 try:
                     return self._ready(models.load(path))
@@ -147,8 +148,8 @@ class Context:
 
     def scan(self, network: VGG) -> scan.Scan:
         """The sensitivity scan of the dense network: made once a data set, kept for every sparsity and seed."""
-        path = settings.build_dir(self.profile.name) / "scans" / f"{self.key.dataset}.json"
-        with files.lock(path.with_suffix(".lock")):
+        path = settings.scan_path(self.profile.name, f"{self.key.dataset}.json")
+        with files.lock(settings.lock_path(self.profile.name, "scans", self.key.dataset)):
             val = self.splits.val.subset(torch.arange(min(self.profile.scan_images, len(self.splits.val))))
             return scan.scan(network, val, path=path, dtype=settings.fast_dtype())
 
@@ -211,7 +212,8 @@ def _from_initialization(context: Context) -> Outcome:
     sparsity = key.sparsity_pct / 100
     if key.method == "grasp_iterative":
         stages = schedule.stages(context.profile.init_epochs, sparsity, count=context.profile.pruning_stages)
-        hook = schedule.IterativeHook(network, context.splits.train, stages, "grasp", PER_CLASS, key.seed)
+        later = "grasp" if key.variant == "signed" else None
+        hook = schedule.IterativeHook(network, context.splits.train, stages, "grasp", PER_CLASS, key.seed, later=later)
         outcome.logs = context.fit(network, hook)
         outcome.masks = hook.masks
         outcome.extras["schedule"] = [asdict(stage) for stage in stages]
@@ -283,10 +285,10 @@ def _widths(context: Context, network: VGG) -> widths.Widths:
 
 def _error_curves(context: Context, network: VGG) -> dict[str, torch.Tensor]:
     """Reconstruction error by channels kept, a layer at a time; made once a data set."""
-    path = settings.build_dir(context.profile.name) / "scans" / f"{context.key.dataset}-channels.safetensors"
+    path = settings.scan_path(context.profile.name, f"{context.key.dataset}-channels.safetensors")
     samples = channels.Samples(context.profile.statistics_images, context.profile.positions, seed=context.profile.seeds[0])
     made_with = {"made_with": json.dumps([asdict(samples), files.digest_of(network.state_dict())])}
-    with files.lock(path.with_suffix(".lock")):
+    with files.lock(settings.lock_path(context.profile.name, "scans", f"{context.key.dataset}-channels")):
         if path.is_file():
             curves, described = files.load_tensors(path)
             if described == made_with:

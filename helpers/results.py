@@ -118,8 +118,9 @@ def save_row(profile: str, key: RowKey, row: dict, made_with: dict) -> dict:
     whole |= asdict(key) | {"profile": profile, "sparsity_pct": row.get("sparsity_pct", key.sparsity_pct)}
     whole |= {"target_sparsity_pct": key.sparsity_pct, "version": VERSION}
     whole |= {"settings": made_with, "settings_hash": settings_hash(made_with)}
-    files.save_json(settings.row_path(profile, key.dataset, key.row_id), whole)
-    return whole
+    path = settings.row_path(profile, key.dataset, key.row_id)
+    files.save_json(path, whole)
+    return files.load_json(path)  # as every later reader gets it
 
 
 def load_row(profile: str, key: RowKey, made_with: dict | None = None) -> dict | None:
@@ -156,7 +157,8 @@ def read(path) -> dict:
 def rows(profile: str, dataset: str | None = None) -> list[dict]:
     """Every whole row of a profile, in order of data set and name; a damaged file is named and left out."""
     found = []
-    for path in sorted(settings.results_dir(profile).glob(f"{dataset or '*'}/*.json")):
+    folders = [dataset] if dataset else settings.profile(profile).datasets
+    for path in sorted(path for folder in folders for path in settings.results_dir(profile).glob(f"{folder}/*.json")):
         try:
             found.append(read(path))
         except files.CorruptFile as error:

@@ -206,6 +206,15 @@ def row_path(profile_name: str, dataset: str, row_id: str) -> Path:
     return results_dir(profile_name) / dataset / f"{row_id}.json"
 
 
+def scan_path(profile_name: str, name: str) -> Path:
+    """What several rows are decided from (validation scans, reconstruction errors): a raw fact, kept with the rows."""
+    return results_dir(profile_name) / "scans" / name
+
+
+def lock_path(profile_name: str, *parts: str) -> Path:
+    return build_dir(profile_name).joinpath("locks", *parts[:-1], f"{parts[-1]}.lock")
+
+
 def network_path(profile_name: str, dataset: str, row_id: str) -> Path:
     return build_dir(profile_name) / "networks" / dataset / f"{row_id}.safetensors"
 

@@ -23,6 +23,10 @@ from helpers.sparse import convolution, storage
 MIB = 2**20
 NOT_COMPUTED = "not computed yet: `make study` computes it"
 QUIET = ("latency_ms", "sparse_latency_ms", "peak_memory_mib", "energy_mj")
+MEASURED_QUIETLY = (  # what the quiet pass may change in a row
+    *("latency_ms", "latency_p90_ms", "latency_batch128_ms", "sparse_latency_ms", "sparse_latency_batch128_ms"),
+    *("peak_memory_mib", "average_memory_mib", "energy_mj", "reasons", "device", "threads", "commit", "sparse_plan"),
+)
 
 
 def rows(profile: Profile, topic: str | None = None, *, compute_missing: bool | None = None) -> list[dict]:
@@ -51,7 +55,7 @@ def missing(profile: Profile, topic: str | None = None) -> list[Planned]:
 def compute(profile: Profile, key: RowKey) -> dict:
     """The row of `key`: the stored one, or made now, stored and returned. Only one process makes a row at a time."""
     made_with = methods.made_with(profile, key)
-    with files.lock(settings.network_path(profile.name, key.dataset, key.row_id).with_suffix(".lock")):
+    with files.lock(settings.lock_path(profile.name, key.dataset, key.row_id)):
         if (row := results.load_row(profile.name, key, made_with)) is not None:
             return row
         progress.say(f"{key.dataset} {key.row_id}: making the row")

@@ -374,3 +374,21 @@ def test_error_curves_fall_from_one_to_nearly_zero():
 def test_wrong_arguments_are_named(options, says):
     with pytest.raises(ValueError, match=says):
         channels.prune(network(), pictures(4), **{"widths": SMALL, **options})
+
+
+def test_a_path_cut_short_keeps_the_same_channels(layer):
+    whole = selection.path(*layer)
+    for count in (1, 4, 9, 16):
+        short = selection.path(*layer, count)
+        assert short.keep(count)[0].tolist() == whole.keep(count)[0].tolist()
+        assert short.keep(count)[1] == pytest.approx(whole.keep(count)[1])
+
+
+def test_choosing_and_solving_from_separate_sums_is_the_same_on_the_same_rows(monkeypatch):
+    net, images = network(), pictures()
+    together, _ = channels.prune(net, images, HALF, samples=SAMPLES)
+    monkeypatch.setattr(channels, "NARROW", 4)
+    apart, reports = channels.prune(net, images, HALF, samples=Samples(60, 10, selection_positions=10))
+    torch.testing.assert_close(logits(apart, images), logits(together, images), atol=1e-3, rtol=1e-3)
+    fewer, reports = channels.prune(net, images, HALF, samples=Samples(60, 10, selection_positions=3))
+    assert [report.rows for report in reports] == [600, 600, 600, 600, 60]

@@ -4,9 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers import models
+from helpers import models, settings, study
 from helpers.pruning import comparison
 from helpers.pruning.masks import Masks, keep_largest
+from helpers.results import RowKey
 
 
 @pytest.fixture
@@ -96,3 +97,24 @@ def test_the_matrix_of_named_masks_is_symmetric_json(network):
     assert json.loads(json.dumps(table)) == table and list(table) == ["a", "b", "c"]
     assert all(table[m][m]["jaccard"] == 1 for m in masks)
     assert table["a"]["c"] == table["c"]["a"] and table["a"]["b"]["jaccard"] == comparison.overlap(masks["a"], masks["b"]).jaccard
+
+
+def test_shared_weights_are_stored_and_survive_without_the_networks(tmp_path, monkeypatch, network):
+    monkeypatch.setenv("BUILD_DIR", str(tmp_path))
+    monkeypatch.delenv("RESULTS_DIR", raising=False)
+    hashes = {"snip": "1", "random": "2"}
+    monkeypatch.setattr(
+        study.results,
+        "load_row",
+        lambda p, key, made_with: {"settings_hash": hashes[key.method]} if key.method in hashes else None,
+    )
+    profile, sparsity = settings.profile("demo"), settings.profile("demo").saliency_sparsity_pct
+    for seed, method in enumerate(hashes):
+        random_masks(network, 0.5, seed).apply(network := models.build(network.architecture()))
+        models.save(network, settings.network_path("demo", "digits", RowKey("digits", method, sparsity).row_id))
+    found = study.compare_masks(profile, "digits")
+    assert found["snip"]["random"]["jaccard"] < 1 == found["snip"]["snip"]["jaccard"]
+    for path in settings.network_path("demo", "digits", "any").parent.glob("*.safetensors"):
+        path.unlink()
+    assert study.compare_masks(profile, "digits") == found
+    assert study.compare_masks(profile, "cifar10") == {}

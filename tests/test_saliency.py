@@ -70,6 +70,11 @@ def test_grasp_sign_by_brute_force(network, batch):
     assert slope == pytest.approx(2, rel=0.05)
 
 
+def test_the_preserving_score_is_grasp_without_its_sign(network, batch):
+    raw = scores.grasp_score(network, *batch, batch_norm="eval")
+    assert all(torch.equal(score, raw[name].abs()) for name, score in scores.grasp_preserving(network, *batch).items())
+
+
 @pytest.mark.parametrize("batch_norm", ["train", "eval"])
 def test_grasp_product_is_a_finite_difference_of_gradients(network, batch, batch_norm):
     """H g ≈ (∇L(θ + εg) − ∇L(θ − εg)) / 2ε, in the batch-norm mode that was asked for."""

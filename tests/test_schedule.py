@@ -93,17 +93,18 @@ def test_training_in_stages_is_nested_exact_and_revives_nothing(train):
     assert Masks.from_zeros(network).kept == kept_count(total, SPARSITY)
 
 
-def test_a_stage_scores_the_network_as_it_then_is(train):
-    """The second stage's masks are GraSP's on the trained network, within what the first left."""
+@pytest.mark.parametrize("score", [None, "snip", "grasp"])
+def test_a_stage_scores_the_network_as_it_then_is(train, score):
+    """A later stage's masks are those of `later` on the trained network, within what the first left."""
     network = fresh()
     first = IterativeHook(network, train, [Stage(0, 0.3)], per_class=2)
     training.fit(network, train, training.Recipe(epochs=2, batch_size=40, peak_lr=0.02), hook=first, dtype=torch.float32)
-    later = IterativeHook(network, train, [Stage(2, 0.6)], per_class=2, seed=5)
+    later = IterativeHook(network, train, [Stage(2, 0.6)], per_class=2, seed=5, later=score)
     later.load_state_dict(first.state_dict())
     images = data.class_balanced(train, 2, 5 * 100_003 + 2)
     inputs = data.normalize(images.images, network.normalization)
-    expected = saliency.prune(network, "grasp", inputs, images.labels, 0.6, previous=first.masks)
-    from_start = saliency.prune(fresh(), "grasp", inputs, images.labels, 0.6, previous=first.masks)
+    expected = saliency.prune(network, score or "grasp_preserving", inputs, images.labels, 0.6, previous=first.masks)
+    from_start = saliency.prune(fresh(), score or "grasp_preserving", inputs, images.labels, 0.6, previous=first.masks)
     later.before_epoch(network, 2)
     assert all(torch.equal(expected[name], later.masks[name]) for name in expected)
     assert any(not torch.equal(from_start[name], later.masks[name]) for name in expected)

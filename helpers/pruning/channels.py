@@ -168,7 +168,7 @@ def _choose(stream: Stream, number: int, layer, Y: Tensor | None, samples: Sampl
     statistics = collect(chunks, layer, Y, samples, images, for_selection=separately)
     if known is not None:
         return _Chosen(known, None, statistics, known)
-    kept, penalty = selection.path(statistics, reconstruction.matrix(layer, statistics.taps)).keep(count)
+    kept, penalty = selection.path(statistics, reconstruction.matrix(layer, statistics.taps), count).keep(count)
     if separately:
         return _Chosen(kept, penalty, collect(chunks, layer, Y, samples, images, channels=kept), torch.arange(count))
     return _Chosen(kept, penalty, statistics, kept)

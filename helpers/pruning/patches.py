@@ -94,7 +94,7 @@ def _flat_index(positions: Tensor, area: int) -> Tensor:
 
 def linear_rows(maps: Tensor) -> Tensor:
     """(N, C, H, W) → (N, H·W taps, C)."""
-    return maps.flatten(2).transpose(1, 2)
+    return maps.flatten(2).transpose(1, 2).float()
 
 
 def patches(maps: Tensor, positions: Tensor) -> Iterator[tuple[list[int], Tensor, Tensor]]:
@@ -111,7 +111,7 @@ def patches(maps: Tensor, positions: Tensor) -> Iterator[tuple[list[int], Tensor
     inside = ((rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)).to(maps.device)
     image = torch.arange(len(positions)).repeat_interleave(positions.shape[1]).unsqueeze(1)
     index = (image * side * side + rows.clamp(0, side - 1) * side + columns.clamp(0, side - 1)).to(maps.device)
-    flat = _by_position(maps)
+    flat = _by_position(maps).float()
     if side > GROUPED_SIDE:
         X = flat[index]
         X[~inside] = 0
@@ -148,6 +148,8 @@ def collect(
             statistics = Statistics(taps, width, len(layer.weight), maps.device)
             everywhere = None if isinstance(layer, nn.Linear) else samples.positions_of(count, maps.shape[-1])
         here = slice(done, done + len(maps))
+        if channels is not None:
+            maps = maps.permute(0, 2, 3, 1)[..., channels.to(maps.device)].permute(0, 3, 1, 2)
         if everywhere is None:
             target = None if Y is None else Y[here]
             groups = [(list(range(statistics.taps)), slice(None), linear_rows(maps))]
@@ -156,8 +158,7 @@ def collect(
             target = None if Y is None else Y.view(count, everywhere.shape[1], -1)[here, used].flatten(0, 1)
             groups = patches(maps, everywhere[here, used])
         for taps, rows, X in groups:
-            X = X if channels is None else X[:, :, channels.to(X.device)]
-            statistics.add(X.float(), None if target is None else target[rows], taps)
+            statistics.add(X, None if target is None else target[rows], taps)
         done += len(maps)
     statistics.centred()
     return statistics if Y is not None else statistics.explained_by(reconstruction.matrix(layer, statistics.taps), layer.bias)

@@ -11,7 +11,18 @@ from torch import Tensor, nn
 
 from helpers import settings
 from helpers.pruning.masks import Masks, keep_largest, kept_count
-from helpers.pruning.scores import SCORES, Scores, grasp, grasp_score, magnitude, plain_copy, random, snip, synflow
+from helpers.pruning.scores import (
+    SCORES,
+    Scores,
+    grasp,
+    grasp_preserving,
+    grasp_score,
+    magnitude,
+    plain_copy,
+    random,
+    snip,
+    synflow,
+)
 
 __all__ = [
     "ROUNDS",
@@ -19,6 +30,7 @@ __all__ = [
     "Scores",
     "global_masks",
     "grasp",
+    "grasp_preserving",
     "grasp_score",
     "magnitude",
     "masks_shuffled",

@@ -5,6 +5,7 @@ growing sparsity while all others stay dense, nothing is trained, and top-1 is r
 """
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers import data, files, models, progress, settings
+from helpers import data, files, models, progress, settings, winograd
 from helpers.pruning import masks
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -124,13 +125,15 @@ class _Reader:
     @contextlib.contextmanager
     def pruned(self, gone: Tensor) -> Iterator[None]:
         """Inside, the layer come to has zeros where `gone` is True."""
-        layers = [stages[self.position][0] for stages in (self.fast, self.exact) if stages is not None]
-        dense = [layer.weight for layer in layers]
-        for layer in layers:
-            layer.weight = nn.Parameter(layer.weight.masked_fill(gone, 0), requires_grad=False)
+        stages = [stages[self.position] for stages in (self.fast, self.exact) if stages is not None]
+        dense = [stage[0] for stage in stages]
+        for stage in stages:
+            layer = copy.deepcopy(getattr(stage[0], "conv", stage[0]))
+            layer.weight.masked_fill_(gone, 0)
+            stage[0] = winograd.frozen(layer)
         yield
-        for layer, weight in zip(layers, dense, strict=True):
-            layer.weight = weight
+        for stage, layer in zip(stages, dense, strict=True):
+            stage[0] = layer
 
     def top1_pct(self) -> float:
         """Share of images classified correctly, as the float32 network classifies them."""
@@ -168,13 +171,13 @@ class _Flatten(nn.Module):
 
 
 def _stages(network: models.VGG, dtype: torch.dtype) -> list[nn.Sequential]:
-    """The folded network, its convolutions in `dtype`, cut in front of every weight layer."""
+    """The folded network, its convolutions in `dtype` (in float32 on the CPU by Winograd), cut in front of every weight layer."""
     folded = models.fold_batch_norm(network).requires_grad_(False)
     folded.features.to(dtype, memory_format=torch.channels_last)
     stages: list[nn.Sequential] = []
     for module in [*folded.features, _Flatten(), *folded.classifier]:
         if isinstance(module, nn.Conv2d | nn.Linear):
-            stages.append(nn.Sequential(module))
+            stages.append(nn.Sequential(winograd.frozen(module)))
         elif not isinstance(module, nn.Identity | nn.Dropout):
             stages[-1].append(module)
     return stages

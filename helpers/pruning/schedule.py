@@ -10,6 +10,9 @@ from helpers import data
 from helpers.pruning import saliency
 from helpers.pruning.masks import Masks
 
+LATER = {"grasp": "grasp_preserving"}
+"""Which score takes over once training has begun; by its signed definition GraSP would remove what was learnt."""
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -43,7 +46,8 @@ class IterativeHook:
     after an interruption prunes the same weights. `masks` are the masks in force; a later stage only takes away.
 
     Args:
-        score: a key of `saliency.SCORES`.
+        score: a key of `saliency.SCORES`, for the stage before training.
+        later: the score of the stages during training; by default `LATER` of `score`, or `score` itself.
         keep_at_least: weights of each layer that are kept in any case; with 0 a stage that empties a layer is a ValueError.
     """
 
@@ -56,11 +60,13 @@ class IterativeHook:
         per_class: int = 10,
         seed: int = 0,
         *,
+        later: str | None = None,
         keep_at_least: int = 0,
     ):
         if any(a.epoch >= b.epoch or a.sparsity > b.sparsity for a, b in itertools.pairwise(stages)):
             raise ValueError("stages must follow each other in epochs and never lower the sparsity")
-        self.stages, self.score, self.per_class, self.seed = tuple(stages), score, per_class, seed
+        self.stages, self.per_class, self.seed = tuple(stages), per_class, seed
+        self.score, self.later = score, later or LATER.get(score, score)
         self.masks = Masks.of(network)
         self._network, self._train, self._keep_at_least = network, train_split, keep_at_least
 
@@ -71,7 +77,7 @@ class IterativeHook:
                 chosen = data.class_balanced(self._train, self.per_class, self.seed * 100_003 + epoch)
                 self.masks = saliency.prune(
                     network,
-                    self.score,
+                    self.later if epoch else self.score,
                     data.normalize(chosen.images, network.normalization),
                     chosen.labels,
                     stage.sparsity,

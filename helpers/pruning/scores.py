@@ -150,6 +150,19 @@ def grasp(
     return {name: -score for name, score in raw.items()}
 
 
+def grasp_preserving(
+    network: nn.Module, images: Tensor, labels: Tensor, *, temperature: float = TEMPERATURE, batch_norm: str = "eval"
+) -> Scores:
+    """|θ ⊙ (H g)|: keep what moves the gradient norm either way (Lubana and Dick 2021, section 4), for a network in training.
+
+    Once a network has learnt something, raising the gradient norm means unlearning it, and the signed score removes just
+    the weights that do so; preserving the norm does not. Batch norm uses the running statistics, that is, the function
+    the network has learnt.
+    """
+    raw = grasp_score(network, images, labels, temperature=temperature, batch_norm=batch_norm)
+    return {name: score.abs() for name, score in raw.items()}
+
+
 def synflow(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> Scores:
     """|θ ⊙ ∂R/∂θ| with R the sum of the outputs for an input of ones and every parameter made positive (Tanaka et al. 2020).
 
@@ -184,6 +197,7 @@ SCORES: dict[str, Callable[..., Scores]] = {
     "random": random,
     "snip": _unseeded(snip),
     "grasp": _unseeded(grasp),
+    "grasp_preserving": _unseeded(grasp_preserving),
     "synflow": _unseeded(synflow),
 }
 """Method → score(network, images, labels, *, seed)."""

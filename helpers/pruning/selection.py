@@ -17,6 +17,7 @@ from helpers.pruning.masks import keep_largest
 from helpers.pruning.reconstruction import Statistics
 
 DEAD = 1e-7  # a channel whose contribution has less than this share of the largest one's energy carries nothing
+WHOLE = 8  # steps a channel that a whole path may take
 
 
 @dataclass(frozen=True)
@@ -67,27 +68,35 @@ def channel_gram(statistics: Statistics, W: Tensor) -> tuple[np.ndarray, np.ndar
     return ((gram + gram.T) / 2).cpu().numpy(), correlation.cpu().numpy()
 
 
-def path(statistics: Statistics, W: Tensor) -> Path:
-    """The whole LASSO path (least-angle regression, Efron et al. 2004) of a layer with weights W (outputs, taps · channels)."""
+def path(statistics: Statistics, W: Tensor, count: int | None = None) -> Path:
+    """The LASSO path (least-angle regression, Efron et al. 2004) of a layer with weights W (outputs, taps · channels).
+
+    The whole path, or with `count` only as far as needed to see more than `count` channels in it.
+    """
     gram, correlation = channel_gram(statistics, W)
     diagonal = np.diag(gram)
     alive = np.flatnonzero(diagonal > DEAD * diagonal.max())
     beta = np.zeros((len(gram), 1))
     lambdas = np.zeros(1)
     if len(alive):
-        with warnings.catch_warnings():
-            # it stops early where channels duplicate each other; `Path.keep` completes such a path
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            lambdas, _, of_alive = lars_path_gram(
-                correlation[alive],
-                gram[np.ix_(alive, alive)],
-                n_samples=statistics.rows,
-                max_iter=8 * len(alive),
-                method="lasso",
-            )
+        steps = WHOLE * len(alive)
+        knots = min(steps, count + count // 4 + 8) if count else steps
+        while True:
+            lambdas, of_alive = _lars(gram[np.ix_(alive, alive)], correlation[alive], statistics.rows, knots)
+            if knots == steps or len(lambdas) <= knots or (of_alive != 0).sum(axis=0).max() > count:
+                break
+            knots = min(steps, 2 * knots)  # channels left the path on the way: go further
         beta = np.zeros((len(gram), len(lambdas)))
         beta[alive] = of_alive
     return Path(np.asarray(lambdas), beta, gram, correlation)
+
+
+def _lars(gram: np.ndarray, correlation: np.ndarray, rows: int, knots: int) -> tuple[np.ndarray, np.ndarray]:
+    """(λ, β at λ) for at most `knots` steps; fewer where the path ends, or where channels duplicate each other."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # an early end: `Path.keep` completes such a path
+        lambdas, _, beta = lars_path_gram(correlation, gram, n_samples=rows, max_iter=knots, method="lasso")
+    return lambdas, beta
 
 
 def l1_filters(conv: nn.Conv2d, count: int) -> Tensor:

@@ -1,6 +1,6 @@
 """Build the report: execute every notebook in order and write one page each, then the first page.
 
-    python -m helpers.report [--profile demo|study|paper] [--only 01] [--timeout SECONDS]
+    python -m helpers.report [--profile demo|study|paper] [--only 01] [--timeout SECONDS] [--notebooks FOLDER]
 
 A cell that fails, a kernel that dies and a time-out end the build with exit status 1 and one line that names the
 notebook and the cell; what the notebook had shown so far is kept as `<notebook>.partial.html`, pages written earlier
@@ -104,12 +104,12 @@ def _reason(error: BaseException, timeout: float) -> str:
     return f"no kernel to execute it ({' '.join(str(error).split())})"
 
 
-def build(profile: str, only: Sequence[str] = (), timeout: float | None = None, notebooks: Path | None = None) -> list[Path]:
-    """Execute the notebooks of `notebooks` and write their pages and the first page; returns the files written.
+def build(profile: str, only: Sequence[str] = (), timeout: float | None = None, folder: Path = NOTEBOOKS) -> list[Path]:
+    """Execute the notebooks in `folder` and write their pages and the first page; returns the files written.
 
     Raises Failed at the first notebook that does not run to its end, files.Busy while another build holds the folder.
     """
-    folder, out = notebooks or NOTEBOOKS, settings.report_dir(profile)
+    out = settings.report_dir(profile)
     paths = sorted(folder.glob("*.ipynb"))
     chosen = [path for path in paths if not only or any(path.stem.startswith(prefix) for prefix in only)]
     if not chosen:
@@ -197,11 +197,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default=None, help="demo (default), study or paper; else $PROFILE")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only notebooks whose name begins so")
     parser.add_argument("--timeout", type=float, default=None, metavar="SECONDS", help="for one cell")
+    parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, metavar="FOLDER", help="where they are")
     options = parser.parse_args(arguments)
     try:
         profile = settings.profile(options.profile).name
         began = time.monotonic()
-        written = build(profile, options.only, options.timeout)
+        written = build(profile, options.only, options.timeout, options.notebooks)
     except (Failed, files.Busy, files.CorruptFile, ValueError, OSError) as error:
         print(f"build failed: {error}", file=sys.stderr)
         return 1

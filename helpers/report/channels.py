@@ -91,8 +91,8 @@ def errors_seen(all_rows: Sequence[dict]) -> Markdown:
         before, after = (np.array([r[f"error_{when}"] for r in row["channel_reports"]]) for when in ("before", "after"))
         labels, worst = _labels(row), int(after.argmax())
         text = (
-            f"On {style.dataset(dataset)} the relative error of a layer's output is {100 * before.mean():.1f} % on average with the "
-            f"old weights of the kept channels, and {100 * after.mean():.1f} % after least squares. It is largest behind "
+            f"On {style.dataset(dataset)} the relative error of a layer's output is {100 * before.mean():.1f} % on average with "
+            f"the old weights of the kept channels, and {100 * after.mean():.1f} % after least squares. It is largest behind "
             f"{labels[worst]} ({100 * after[worst]:.1f} %). "
         )
         fallbacks = [r["solver"] for r in row["channel_reports"] if not r["solver"].startswith("cholesky")]
@@ -136,8 +136,8 @@ def against_write_up(all_rows: Sequence[dict]) -> Table | Markdown:
         "Regression-based channel pruning: the write-up's figures and ours, with the controls.",
         digits=dict.fromkeys([*SHARES, SHARE_MANY], 2),
         reasons=reasons,
-        note=f"{assignment.WRITE_UP_NOTE} Ours: memory and latency measured on {devices}. All channel-pruned networks of a data set "
-        "have the same widths.",
+        note=f"{assignment.WRITE_UP_NOTE} Ours: memory and latency measured on {devices}. All channel-pruned networks of a data "
+        "set have the same widths.",
     )
 
 
@@ -210,11 +210,11 @@ def curve_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
         least = found[-1]
 
         def most(group: Sequence[Mapping]) -> str:
-            return f"{fewer(rows, group[-1]):.1f}× fewer MACs" if group else "no budget here"
+            return f"{fewer(rows, group[-1]):.1f}× fewer MACs" if group else "none of these budgets"
 
         return (
             f"On {style.dataset(dataset)} the smallest network within {points:g} point of the dense one as given "
-            f"({dense['top1_pct']:.2f} %) has {most(near)} fine-tuned, and {most(untrained)} without training. At "
+            f"({dense['top1_pct']:.2f} %) is, fine-tuned, that of {most(near)}, and without training that of {most(untrained)}. At "
             f"{fewer(rows, least):.1f}× fewer, {least['pruned_top1_pct']:.2f} % become {least['top1_pct']:.2f} %."
         )
 
@@ -297,9 +297,9 @@ def savings_seen(all_rows: Sequence[dict]) -> Markdown:
             raise Missing(f"the latency of {style.method(MAIN).label} on {style.dataset(dataset)} was not measured")
         macs, wide, one, many = (found[n] for n in ("MACs", "Activations", "Latency, batch 1", "Latency, batch 128"))
         text = (
-            f"On {style.dataset(dataset)} {macs:.1f}× fewer MACs make inference {one:.1f}× faster at batch 1 and {many:.1f}× at batch "
-            f"128. A layer's MACs fall with the product of two widths, what it writes only with one: activations fall {wide:.1f}×, and "
-            "batch norm, ReLU and pooling cost by activations. "
+            f"On {style.dataset(dataset)} {macs:.1f}× fewer MACs make inference {one:.1f}× faster at batch 1 and {many:.1f}× at "
+            f"batch 128. A layer's MACs fall with the product of two widths, what it writes only with one: activations fall "
+            f"{wide:.1f}×, and batch norm, ReLU and pooling cost by activations. "
         )
         kept = [100 * (1 - 1 / ratio) for ratio in (one, many)]
         text += f"As a share, latency falls by {kept[0]:.0f} % at batch 1 and {kept[1]:.0f} % at batch 128"

@@ -12,7 +12,8 @@ from helpers.report.verdicts import REFUTED, SUPPORTED, UNDECIDED, Claim, Judgem
 
 ACCURACY, STRUCTURE = "Accuracy against the baseline", "Structured or unstructured"
 MAGNITUDE, GRASP = "layerwise_magnitude", "grasp_iterative"
-WRONG = ("normalization=none", "normalization=half", "normalization=imagenet")
+NAMES = ("half", "none", "imagenet")  # of wrong normalisations, the likeliest mistake first
+WRONG = tuple(f"normalization={name}" for name in NAMES)
 FINER = "cifar100"  # the data set of which the write-up says that GraSP fails
 
 
@@ -26,7 +27,7 @@ def top1(rows: Sequence[Mapping]) -> str:
     return f"{number_text(mean(list(rows), 'top1_pct'), 2)} %"
 
 
-def _reported(dataset: str, method: str) -> float:
+def reported_top1(dataset: str, method: str) -> float:
     """The write-up's top-1; where the data set is not one of its own, that of its CIFAR-10."""
     return assignment.reported(dataset, method, "top1_pct") or assignment.reported("cifar10", method, "top1_pct")
 
@@ -43,7 +44,7 @@ def higher(compared: Comparison) -> str:
 
 def _magnitude_boost(rows: Rows, dataset: str) -> Judgement:
     pruned, control = rows.seeds(dataset, MAGNITUDE), rows.seeds(dataset, "dense_finetuned")
-    compared, claimed = rows.compare(pruned, control), _reported(dataset, MAGNITUDE) - _reported(dataset, "dense")
+    compared, claimed = rows.compare(pruned, control), reported_top1(dataset, MAGNITUDE) - reported_top1(dataset, "dense")
     before = top1([rows.one(dataset, "dense")])
     evidence = (
         f"{top1(pruned)} pruned, {top1(control)} unpruned with the same fine-tuning, {before} before either: "
@@ -54,22 +55,28 @@ def _magnitude_boost(rows: Rows, dataset: str) -> Judgement:
     return Judgement(SUPPORTED if higher(compared) == SUPPORTED else UNDECIDED, evidence)
 
 
-def _only_pruning_explains(rows: Rows, dataset: str) -> Judgement:
+def wrong_normalization(rows: Rows, dataset: str) -> tuple[dict[str, float], dict[str, float]]:
+    """Points the unpruned network loses under each wrong normalisation, and points it gains when fine-tuned under it."""
     dense = rows.one(dataset, "dense")
-    claimed = _reported(dataset, MAGNITUDE) - _reported(dataset, "dense")
+    # the data set's own normalisation is among the names; its row has the same bits
     found = {v: row for v in WRONG for row in rows.find(dataset, "dense", v)[:1] if row.get("correct") != dense.get("correct")}
     if not found:
         raise Missing(f"no row of the dense network under a wrong normalisation on {style.dataset(dataset)}")
-    drops = {v: value(dense, "top1_pct") - value(row, "top1_pct") for v, row in found.items()}
+    drops = {v.partition("=")[2]: value(dense, "top1_pct") - value(row, "top1_pct") for v, row in found.items()}
     tuned = {v: row for v in found for row in rows.find(dataset, "dense_finetuned", v)[:1]}
-    listed = ", ".join(f"{v.partition('=')[2]} {signed(-drop)}" for v, drop in drops.items())
-    evidence = f"Unpruned, with a wrong normalisation: {listed} points"
-    gains = {v: value(row, "top1_pct") - (value(dense, "top1_pct") - drops[v]) for v, row in tuned.items()}
+    gains = {v.partition("=")[2]: value(row, "top1_pct") - value(found[v], "top1_pct") for v, row in tuned.items()}
+    return drops, gains
+
+
+def _only_pruning_explains(rows: Rows, dataset: str) -> Judgement:
+    drops, gains = wrong_normalization(rows, dataset)
+    claimed = reported_top1(dataset, MAGNITUDE) - reported_top1(dataset, "dense")
+    evidence = f"Unpruned, with a wrong normalisation: {', '.join(f'{n} {signed(-drop)}' for n, drop in drops.items())} points"
     if gains:
-        regained = ", ".join(f"{v.partition('=')[2]} {signed(gain)}" for v, gain in gains.items())
+        regained = ", ".join(f"{n} {signed(gain)}" for n, gain in gains.items())
         evidence += f"; fine-tuned with it, still unpruned: {regained} points"
     evidence += f". The write-up's jump is {signed(claimed)}."
-    if any(drops[v] >= claimed / 2 and gain >= claimed / 2 for v, gain in gains.items()):
+    if any(drops[n] >= claimed / 2 and gain >= claimed / 2 for n, gain in gains.items()):
         return Judgement(REFUTED, evidence)
     small = max(drops.values()) < claimed / 4 or (gains and max(gains.values()) < claimed / 4)
     return Judgement(SUPPORTED if small else UNDECIDED, evidence)
@@ -78,7 +85,7 @@ def _only_pruning_explains(rows: Rows, dataset: str) -> Judgement:
 def _grasp_fails(rows: Rows, dataset: str) -> Judgement:
     pruned, control = rows.seeds(dataset, GRASP), rows.seeds(dataset, "dense_from_scratch")
     compared = rows.compare(pruned, control)
-    claimed = _reported(FINER, "dense") - _reported(FINER, GRASP)
+    claimed = reported_top1(FINER, "dense") - reported_top1(FINER, GRASP)
     evidence = (
         f"{top1(pruned)} against {top1(control)} for the dense network with the same training: {brief(compared)}; "
         f"the write-up's gap on CIFAR-100 is {signed(-claimed)}."

@@ -135,11 +135,12 @@ def seen(layer: OneLayer | None) -> Markdown:
         return Markdown("*The trained network or its images are not on this machine: the figures above are the stored ones.*")
     at = {name: float(curve[layer.count]) for name, curve in layer.curves.items()}
     total = len(layer.path.gram)
-    half = int((layer.curves["lasso"] <= 0.05).nonzero()[0])
+    enough = int((layer.curves["lasso"] <= 0.05).nonzero()[0])
     return Markdown(
-        f"**What is seen.** On {style.dataset(layer.dataset)} ({layer.label}), {layer.count} of {total} channels with their old weights "
-        f"miss {100 * at['before']:.1f} % of the output's variance; the same channels with solved weights miss {100 * at['lasso']:.1f} %. "
-        f"Reconstructed, channels chosen by L1 norm miss {100 * at['l1']:.1f} % and random ones {100 * at['random']:.1f} %: "
-        f"reconstruction removes {at['before'] / max(at['lasso'], 1e-9):.1f}× of the error, the choice "
-        f"{at['random'] / max(at['lasso'], 1e-9):.2f}×. {half} channels are enough to miss 5 %."
+        f"**What is seen.** On {style.dataset(layer.dataset)} ({layer.label}), {layer.count} of {total} channels with their old "
+        f"weights miss {100 * at['before']:.1f} % of the output's variance; the same channels with solved weights miss "
+        f"{100 * at['lasso']:.1f} %. Reconstructed, channels chosen by L1 norm miss {100 * at['l1']:.1f} % and random ones "
+        f"{100 * at['random']:.1f} %: solving the weights makes the error {at['before'] / max(at['lasso'], 1e-9):.1f}× smaller, "
+        f"choosing by LASSO instead of by chance {at['random'] / max(at['lasso'], 1e-9):.2f}×. {enough} channels are enough to miss "
+        "no more than 5 %."
     )

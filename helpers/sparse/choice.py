@@ -16,8 +16,9 @@ from helpers import files, models
 from helpers.sparse import kernels, layers
 from helpers.sparse.layers import IMAGES, POSITIONS, Operation
 
-BATCH = {IMAGES: 64, POSITIONS: 1}
+BATCH = {IMAGES: 32, POSITIONS: 1}
 BUCKETS = 20  # densities are rounded up to 1/20
+MARGIN = 1.05  # a layer runs dense only if that is faster by more than the measurement's noise
 SECONDS = 0.02  # a measurement repeats until it has run this long, at least three times
 
 
@@ -30,7 +31,7 @@ class Choice:
     density: float
     dense_ms: float
     sparse_ms: float
-    convert_ms: float  # of the layer's input, from one kind to the other
+    convert_ms: float  # of the layer's input, from one kind to the other: half of there and back
     kind: str
 
 
@@ -77,12 +78,15 @@ def _measure(op: Operation, size: tuple[int, int, int], layout: str, density: fl
     last = x.contiguous(memory_format=torch.channels_last)
     dense = layers.dense_step(probe)
     if layout == IMAGES:
-        blocked, sparse = kernels.to_images(x, layers.lanes_of()), layers.images_step(probe, *size)
-        calls = {"sparse_ms": lambda: sparse(blocked), "convert_ms": lambda: kernels.from_images(blocked)}
+        sparse, ours = layers.images_step(probe, *size), kernels.to_images(x, layers.lanes_of())
+        there = lambda: kernels.to_images(last, layers.lanes_of())  # noqa: E731
+        back = lambda: kernels.from_images(ours).contiguous(memory_format=torch.channels_last)  # noqa: E731
     else:
-        sparse = layers.positions_step(probe, *size)
-        calls = {"sparse_ms": lambda: sparse(x), "convert_ms": lambda: last.clone(memory_format=torch.contiguous_format)}
-    return _milliseconds({"dense_ms": lambda: dense(last), **calls})
+        sparse, ours = layers.positions_step(probe, *size), x
+        there = lambda: last.clone(memory_format=torch.contiguous_format)  # noqa: E731
+        back = lambda: x.clone(memory_format=torch.channels_last)  # noqa: E731
+    times = _milliseconds({"dense_ms": lambda: dense(last), "sparse_ms": lambda: sparse(ours), "there": there, "back": back})
+    return {"convert_ms": (times.pop("there") + times.pop("back")) / 2, **times}
 
 
 @torch.no_grad()
@@ -111,9 +115,8 @@ def table(network: models.VGG) -> list[Choice]:
     for layout in BATCH:
         times = [known[_key(op, size, layout)] for op, size in sized]
         kinds = _cheapest(times)
-        rows += [
-            Choice(layout, op.name, op.density, **t, kind=kind) for (op, _), t, kind in zip(sized, times, kinds, strict=True)
-        ]
+        for (op, _), measured, kind in zip(sized, times, kinds, strict=True):
+            rows.append(Choice(layout, op.name, op.density, **measured, kind=kind))
     return rows
 
 
@@ -126,7 +129,7 @@ def _cheapest(times: list[dict[str, float]]) -> list[str]:
             cost, before = min(
                 (total + (layer["convert_ms"] if last != kind else 0.0), kinds) for last, (total, kinds) in paths.items()
             )
-            following[kind] = (cost + layer[f"{kind}_ms"], [*before, kind])
+            following[kind] = (cost + layer[f"{kind}_ms"] * (MARGIN if kind == "dense" else 1), [*before, kind])
         paths = following
     return min(paths.values())[1]
 

@@ -60,8 +60,8 @@ def curve(layer: OneLayer | None) -> style.Figure:
     return style.show(
         figure,
         "03_curve",
-        alt="Relative error against the number of channels kept for LASSO with old weights and for LASSO, L1 and random choice with "
-        "reconstructed weights. "
+        alt="Relative error against the number of channels kept for LASSO with old weights, and for LASSO, L1 and random "
+        "choice with reconstructed weights. "
         f"At {layer.count} channels the errors are "
         + ", ".join(f"{100 * float(layer.curves[name][layer.count]):.1f} % ({label})" for name, label in CURVES.items())
         + ".",
@@ -92,7 +92,8 @@ def widths(all_rows: Sequence[dict], dataset: str) -> style.Figure | Markdown:
     return style.show(
         figure,
         f"03_widths_{dataset}",
-        alt=f"Bars of output channels of {len(before)} convolutions before and after pruning; after: {', '.join(map(str, after))}.",
+        alt=f"Bars of output channels of {len(before)} convolutions before and after pruning; after: "
+        f"{', '.join(map(str, after))}.",
         caption=f"Grey: the dense network. Green, with numbers: the network of {found[0]['macs'] / 1e6:.2f} M MACs. Marks: what "
         "other rules keep at the same budget, where they were computed.",
     )
@@ -123,9 +124,9 @@ def errors(all_rows: Sequence[dict], dataset: str) -> style.Figure | Markdown:
     return style.show(
         figure,
         f"03_errors_{dataset}",
-        alt="Relative error of every layer's output with the old weights of the kept channels and after least squares, layer by layer.",
-        caption="Relative to the variance of the dense network's output, before its batch norm; the inputs come from the network "
-        "pruned so far, so a layer also repairs, or inherits, what the layers before it lost.",
+        alt="Relative error of every layer's output with the old weights of the kept channels and after least squares.",
+        caption="Relative to the variance of the dense network's output, before its batch norm; the inputs come from the "
+        "network pruned so far, so a layer also repairs, or inherits, what the layers before it lost.",
     )
 
 
@@ -143,8 +144,8 @@ def accuracy(all_rows: Sequence[dict]) -> style.Figure | Markdown:
     return style.show(
         figure,
         "03_accuracy",
-        alt="Test top-1 against MACs on a logarithmic axis for channel pruning right after pruning and fine-tuned, its controls at "
-        "one budget, the dense network as a level, and the write-up's network.",
+        alt="Test top-1 against MACs on a logarithmic axis for channel pruning right after pruning and fine-tuned, its controls "
+        "at one budget, the dense network as a level, and the write-up's network.",
         caption="Open marks, dotted: nothing trained after pruning. Filled: fine-tuned. Crosses: figures of others, trained "
         "with other budgets and from other dense networks.",
     )

@@ -1,0 +1,75 @@
+"""The README's result table, written from the study's rows: `python -m helpers.report.readme`."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from helpers import files, results, settings
+from helpers.report import assignment, style
+
+BEGIN, END = "<!-- results: written by `python -m helpers.report.readme` -->", "<!-- end of results -->"
+METHODS = (
+    "dense",
+    "dense_finetuned",
+    "layerwise_magnitude",
+    "grasp_iterative",
+    "snip",
+    "random",
+    "dense_from_scratch",
+    "lasso_channels",
+    "l1_filters",
+    "lasso_channels_from_scratch",
+)
+MISSING = "–"
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Main rows (first seed, no variant) of every data set as Markdown, the write-up's top-1 beside ours."""
+    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
+    lines = [
+        "| data set | network | sparsity % | file MiB | MACs M | effective MACs M | epochs | top-1 % | write-up's top-1 % |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
+    ]
+    for dataset in datasets:
+        main = {row["method"]: row for row in rows if row["dataset"] == dataset and not row["variant"] and row["seed"] == 0}
+        for method in METHODS:
+            lines.append("| " + " | ".join(_cells(dataset, method, main.get(method))) + " |")
+    return "\n".join(lines)
+
+
+def _cells(dataset: str, method: str, row: dict | None) -> list[str]:
+    theirs = assignment.reported(dataset, method, "top1_pct")
+    first = [style.dataset(dataset), style.method(method).label]
+    last = f"{theirs:.2f}" if theirs is not None else MISSING
+    if row is None:
+        return [*first, *[MISSING] * 5, "not computed yet", last]
+    return [
+        *first,
+        f"{row['sparsity_pct']:.2f}",
+        f"{row['size_mib']:.2f}",
+        f"{row['macs'] / 1e6:.1f}",
+        f"{row['effective_macs'] / 1e6:.1f}",
+        f"{row['epochs']}",
+        f"**{row['top1_pct']:.2f}**",
+        last,
+    ]
+
+
+def updated(text: str, rows: Sequence[dict]) -> str:
+    """The README with its table made from `rows`; ValueError when its markers are gone."""
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"README.md must hold {BEGIN!r} and {END!r} around its result table")
+    return f"{before}{BEGIN}\n\n{table(rows)}\n\n{END}{after}"
+
+
+def main(path: Path = settings.ROOT / "README.md") -> int:
+    text = updated(path.read_text(encoding="utf-8"), results.rows("study"))
+    with files.atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,20 @@
+"""The README shows what the committed rows say, and only commands and files that exist."""
+
+import re
+
+from helpers import results, settings
+from helpers.report import readme
+
+TEXT = (settings.ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_result_table_is_that_of_the_rows():
+    assert readme.updated(TEXT, results.rows("study")) == TEXT, "run `python -m helpers.report.readme`"
+
+
+def test_commands_and_links_exist():
+    targets = set(re.findall(r"^([a-z]+):", (settings.ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"`make ([a-z]+)", TEXT)) <= targets
+    assert {"report", "test"} <= set(re.findall(r"make ([a-z]+)", TEXT))
+    for link in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert (settings.ROOT / link).exists(), link
