@@ -2,11 +2,11 @@
 
 The reference is the procedure of He, Zhang and Sun (2017) with scikit-learn, layer by layer on the same rows: λ is
 bisected with `Lasso` on at most 400 sampled rows until the wanted number of channels survives (up to 10 % more are
-accepted, then the weakest go), and `LinearRegression` is fitted to all rows of the channels that stay. The
-rows of Y are collected once by the same code on both sides; the rows of X come from a pass over the images for each
-layer, as in the published code, but no further than that layer. Both sides keep the same number of channels and run in a
-fresh process each, so that the peak of memory is each side's own. Errors are compared where both can be judged alike: on the rows that they were solved
-from, and as the distance of the pruned network's logits from the dense network's on images that neither saw.
+accepted, then the weakest go), and `LinearRegression` is fitted to all rows of the channels that stay. The rows of Y are
+collected once by the same code on both sides; the rows of X come from a pass over the images for each layer, as in the
+published code, but no further than that layer. Both sides keep the same number of channels and run in a fresh process
+each, so that the peak of memory is each side's own. Errors are compared where both can be judged alike: on the rows that
+they were solved from, and as the distance of the pruned network's logits from the dense network's on unseen images.
 """
 
 import argparse
@@ -189,8 +189,8 @@ def run(quick: bool) -> list[dict]:
     note = (
         f"{prepared_name(quick)}; {times['ours']:.1f} s against {times['reference']:.1f} s; peak memory "
         f"{max(o.peak_mib for o in outcomes['ours']):.0f} MiB against {theirs.peak_mib:.0f} MiB; relative error, mean of the "
-        f"layers, {mean['ours']:.4f} against {mean['theirs']:.4f}; of the logits on unseen images {mine.unseen_error:.4f} against "
-        f"{theirs.unseen_error:.4f}; maps in {dtype} and float32, {threads} threads, {settings.processor()}"
+        f"layers, {mean['ours']:.4f} against {mean['theirs']:.4f}; of the logits on unseen images {mine.unseen_error:.4f} "
+        f"against {theirs.unseen_error:.4f}; maps in {dtype} and float32, {threads} threads, {settings.processor()}"
     )
     row = {"name": "channel selection and reconstruction", "ours_ms": 1e3 * times["ours"], "theirs_ms": 1e3 * times["reference"]}
     return [row | {"ratio": ratio, "goal": "≥ 10× at an error no worse", "note": note}]

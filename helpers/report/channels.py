@@ -214,8 +214,8 @@ def curve_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
 
         return (
             f"On {style.dataset(dataset)} the smallest network within {points:g} point of the dense one as given "
-            f"({dense['top1_pct']:.2f} %) is, fine-tuned, that of {most(near)}, and without training that of {most(untrained)}. At "
-            f"{fewer(rows, least):.1f}× fewer, {least['pruned_top1_pct']:.2f} % become {least['top1_pct']:.2f} %."
+            f"({dense['top1_pct']:.2f} %) is, fine-tuned, that of {most(near)}, and without training that of {most(untrained)}. "
+            f"At {fewer(rows, least):.1f}× fewer, {least['pruned_top1_pct']:.2f} % become {least['top1_pct']:.2f} %."
         )
 
     return told(rows, tell)

@@ -141,6 +141,6 @@ def seen(layer: OneLayer | None) -> Markdown:
         f"weights miss {100 * at['before']:.1f} % of the output's variance; the same channels with solved weights miss "
         f"{100 * at['lasso']:.1f} %. Reconstructed, channels chosen by L1 norm miss {100 * at['l1']:.1f} % and random ones "
         f"{100 * at['random']:.1f} %: solving the weights makes the error {at['before'] / max(at['lasso'], 1e-9):.1f}× smaller, "
-        f"choosing by LASSO instead of by chance {at['random'] / max(at['lasso'], 1e-9):.2f}×. {enough} channels are enough to miss "
-        "no more than 5 %."
+        f"choosing by LASSO instead of by chance {at['random'] / max(at['lasso'], 1e-9):.2f}×. {enough} channels are enough to "
+        "miss no more than 5 %."
     )
