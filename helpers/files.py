@@ -3,6 +3,8 @@
 Tensors live in safetensors files and rows in JSON, so reading a file never executes anything from it.
 """
 
+import contextlib
+import errno
 import fcntl
 import hashlib
 import json
@@ -30,17 +32,24 @@ class Busy(RuntimeError):
 
 @contextmanager
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
-    """Yield a temporary name beside `path`; on success flush it to disk and rename it, on failure remove it."""
+    """Yield a temporary name beside `path`; on success flush it to disk and rename it, on failure remove it.
+
+    Raises OSError naming `path` when it cannot be written: a full disk, a read-only folder.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:  # safetensors says a full disk in its own way
+        number, reason = getattr(error, "errno", None) or errno.EIO, getattr(error, "strerror", None) or str(error)
+        raise OSError(number, f"{path} could not be written: {reason}; make room or choose another folder, then go on") from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = {}) -> str:

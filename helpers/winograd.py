@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from helpers.fast_convolution import _maps, _rows, dense_matrix
 
 MIN_CHANNELS = 128  # with fewer, oneDNN's direct convolution is faster
-CHUNK = 256  # tiles done together: more would fall out of the cache, fewer would read the weights too often
+CHUNK = 128  # tiles done together: more would fall out of the cache, fewer would read the weights too often
 
 # Lavin and Gray (2016), section 4.3: Bᵀ (inputs), G (weights) and Aᵀ (outputs), for the points 0, ±1, ±2 and infinity
 INPUT = [

@@ -139,4 +139,4 @@ def test_more_seeds_narrow_a_comparison():
 
 def test_signs_and_p_values_in_words():
     assert [statistics.signed(x) for x in (0.4, -1.25, 0.001, -0.001)] == ["+0.40", "−1.25", "0.00", "0.00"]
-    assert (statistics.p_text(0.0001), statistics.p_text(0.04)) == ("p < 0.001", "p = 0.040")
+    assert (statistics.p_text(0.0001), statistics.p_text(0.04)) == ("p\u00a0<\u00a00.001", "p\u00a0=\u00a00.040")

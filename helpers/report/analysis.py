@@ -15,26 +15,28 @@ from helpers.report.tables import Table, number_text
 
 OURS, THEIRS = "this report", "write-up"
 NOT_YET = "no row yet: make study computes it"
-GRAND = {
-    "top1_pct": "max",
-    "top5_pct": "max",
-    "sparsity_pct": None,
-    "size_mib": "min",
-    "macs": "min",
-    "effective_macs": "min",
-    "peak_memory_mib": "min",
-    "average_memory_mib": "min",
-    "latency_ms": "min",
-    "latency_batch128_ms": "min",
-    "sparse_latency_ms": "min",
-    "sparse_latency_batch128_ms": "min",
-    "energy_mj": "min",
+# part of the grand table → its columns, each with what is best in it
+GRAND: dict[str, dict[str, str | None]] = {
+    "accuracy and what is left": {"top1_pct": "max", "95 %": None, "Seeds": None, "top5_pct": "max", "sparsity_pct": None},
+    "size and arithmetic": {"size_mib": "min", "nonzero_params": "min", "macs": "min", "effective_macs": "min"},
+    "memory, time and energy": dict.fromkeys(
+        (
+            *("peak_memory_mib", "average_memory_mib", "latency_ms", "latency_batch128_ms"),
+            *("sparse_latency_ms", "sparse_latency_batch128_ms", "energy_mj"),
+        ),
+        "min",
+    ),
 }
-BESIDE = ("top1_pct", "top5_pct", "size_mib", "macs", "peak_memory_mib", "average_memory_mib", "latency_ms", "energy_mj")
-WITH = {
+THEY_REPORT = ("top1_pct", "top5_pct", "size_mib", "macs", "peak_memory_mib", "average_memory_mib", "latency_ms", "energy_mj")
+WITH = {  # columns that share the reason of another
     "average_memory_mib": "peak_memory_mib",
     "latency_batch128_ms": "latency_ms",
     "sparse_latency_batch128_ms": "sparse_latency_ms",
+}
+NOTES = {
+    "accuracy and what is left": "Accuracy is the mean over seeds; the interval is Wilson's for the first seed.",
+    "size and arithmetic": "Size is that of the smallest exact file; MACs count every weight, effective MACs what is left.",
+    "memory, time and energy": "Latency is that of dense kernels, sparse latency that of a kernel that skips zeros.",
 }
 
 
@@ -65,37 +67,44 @@ def resolution(accuracy_pct: float = 90.0, images: Sequence[int] = (100, 1_000, 
 # All methods ------------------------------------------------------------------------------------------------------
 
 
-def grand(rows: Sequence[Mapping], dataset: str) -> Table:
-    """Every method on one data set with every metric, the write-up's figures beside ours."""
-    known, lines, reasons = Rows(rows), {}, {}
-    for method in results.METHODS:
-        found = known.find(dataset, method)
-        line = {(OURS, column): found[0].get(column) if found else None for column in GRAND}
-        if found:
-            line[OURS, "top1_pct"], line[OURS, "top5_pct"] = (average(found, column) for column in ("top1_pct", "top5_pct"))
-            bounds = wilson(found[0])
-            line[OURS, "95 %"] = f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}"
-        line[OURS, "Seeds"] = len(found) or None
-        line |= {(THEIRS, column): assignment.reported(dataset, method, column) for column in BESIDE}
-        lines[method] = line
-        why = (found[0].get("reasons") or {}) if found else dict.fromkeys(GRAND, NOT_YET)
-        why |= {column: why[other] for column, other in WITH.items() if other in why}
+def grand(rows: Sequence[Mapping], dataset: str) -> list[Table]:
+    """Every method on one data set with every metric, the write-up's figures beside ours, in three parts."""
+    found = {method: Rows(rows).find(dataset, method) for method in results.METHODS}
+    return [_part(found, dataset, part, columns) for part, columns in GRAND.items()]
+
+
+def _part(found: Mapping[str, list[Mapping]], dataset: str, part: str, columns: Mapping[str, str | None]) -> Table:
+    """Some columns of the grand table, one line a method."""
+    beside = [column for column in columns if column in THEY_REPORT]
+    lines, reasons = {}, {}
+    for method, own in found.items():
+        line = {(OURS, column): _cell(own, column) for column in columns}
+        lines[method] = line | {(THEIRS, column): assignment.reported(dataset, method, column) for column in beside}
+        why = (own[0].get("reasons") or {}) if own else dict.fromkeys(columns, NOT_YET)
+        why = why | {column: why[other] for column, other in WITH.items() if other in why}
         reasons |= {(method, (OURS, column)): reason for column, reason in why.items()}
     frame = pd.DataFrame.from_dict(lines, orient="index")
-    first, *others = GRAND
-    order = [(OURS, first), (OURS, "95 %"), (OURS, "Seeds"), *((OURS, c) for c in others), *((THEIRS, c) for c in BESIDE)]
-    frame = frame.reindex(columns=pd.MultiIndex.from_tuples(order))
+    frame.columns = pd.MultiIndex.from_tuples(frame.columns)
     frame.index.name = "method"
     return tables.table(
         frame,
-        f"{style.dataset(dataset)}: every method and every metric, the write-up's figures beside ours",
-        best={(OURS, column): direction for column, direction in GRAND.items() if direction},
-        digits={(OURS, "Seeds"): 0},
+        f"{style.dataset(dataset)}, every method: {part}, the write-up's figures beside ours",
+        best={(OURS, column): direction for column, direction in columns.items() if direction},
         reasons=reasons,
-        note="Size is that of the smallest exact file; MACs count every weight, effective MACs those that are left; latency is "
-        "that of dense kernels, sparse latency that of a kernel that skips zeros; accuracy is the mean over seeds, its interval "
-        f"Wilson's for the first. {assignment.WRITE_UP_NOTE}",
+        note=f"{NOTES[part]} {assignment.WRITE_UP_NOTE if 'time' in part else ''}".strip(),
     )
+
+
+def _cell(rows: list[Mapping], column: str) -> float | int | str | None:
+    """A method's figure: accuracies over its seeds, everything else of the first."""
+    if not rows:
+        return None
+    if column == "95 %":
+        bounds = wilson(rows[0])
+        return f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}"
+    if column == "Seeds":
+        return len(rows)
+    return average(rows, column) if column in ("top1_pct", "top5_pct") else rows[0].get(column)
 
 
 def average(rows: list[Mapping], column: str) -> float | None:

@@ -70,8 +70,8 @@ def widths_seen(all_rows: Sequence[dict]) -> Markdown:
         )
         budget = rows.one(dataset, "dense")["macs"] * row["settings"]["macs_share"]
         theirs = assignment.reported(dataset, MAIN, "macs")
-        named = f", the write-up's {theirs / 1e6:.3f} M," if theirs else ""
-        return text + f"; the budget{named} is {budget / 1e6:.3f} M, and it is {'kept' if row['macs'] <= budget else 'broken'}."
+        named = f" (the write-up's network has {theirs / 1e6:.3f} M)" if theirs else ""
+        return text + f"; the budget is {budget / 1e6:.3f} M{named}, and it is {'kept' if row['macs'] <= budget else 'broken'}."
 
     return told(rows, tell)
 

@@ -106,11 +106,15 @@ def fragility_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
         weights = np.array([layer["total"] for layer in row["layers"]], float)
         robust = bearable >= 0.9
         fragile = ", ".join(f"{labels[i]} ({100 * bearable[i]:.0f} %)" for i in order[:3])
+        held = (
+            f"and these hold {100 * weights[robust].sum() / weights.sum():.0f} % of all weights"
+            if robust.any()
+            else "so none is free"
+        )
         return (
             f"On {style.dataset(dataset)} the layers that bear least before they cost {points:g} point alone are {fragile}. "
-            f"{int(robust.sum())} of {len(labels)} layers bear 90 % or more, and these hold "
-            f"{100 * weights[robust].sum() / weights.sum():.0f} % of all weights; "
-            f"one image is {100 / scan.images:.2f} points, so differences of a few hundredths mean nothing."
+            f"{int(robust.sum())} of {len(labels)} layers bear 90 % or more, {held}; "
+            f"one image is {100 / scan.images:.2f} points, so smaller differences mean nothing."
         )
 
     return told(rows, tell)
@@ -138,10 +142,8 @@ def allocation_table(all_rows: Sequence[dict], dataset: str) -> Table | Markdown
         f"{style.dataset(dataset)}: the allocation that meets {row['target_sparsity_pct']:.2f} %.",
         digits={"Expected loss alone, points": 2},
         note=f"One tolerance for all layers, τ = {plan['tolerance']:.3f} points of validation top-1. Kept: "
-        f"{number_text(kept, 0)} of "
-        f"{number_text(total, 0)} weights, which is {100 * (1 - kept / total):.4f} % sparse; the target rounded "
-        "to a whole weight "
-        f"asks for {number_text(total - round(total * row['target_sparsity_pct'] / 100), 0)}.",
+        f"{number_text(kept, 0)} of {number_text(total, 0)} weights, which is {100 * (1 - kept / total):.4f} % sparse; the target rounded to a whole "
+        f"weight asks for {number_text(total - round(total * row['target_sparsity_pct'] / 100), 0)}.",
     )
 
 

@@ -214,7 +214,8 @@ def signed(points: float, digits: int = 2) -> str:
 
 
 def p_text(p: float) -> str:
-    return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
+    """A p-value that no line break parts."""
+    return "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
 
 
 def phrase(comparison: Comparison, a: str, b: str) -> str:

@@ -16,6 +16,7 @@ import pandas as pd
 from helpers.report import style
 
 MISSING = "–"
+LONG_TEXT = 44  # characters, from where a cell holds a sentence rather than a name
 BEST = "▸"  # stands before the best value; a reader with a screen reader hears "best"
 
 # column of a row → (heading, unit, digits)
@@ -166,7 +167,7 @@ class _Column:
             number = footnotes.setdefault(reason.rstrip("."), len(footnotes) + 1)
             return f"<td{right}>{_gap(f'not measured, see note {number}')}<sup>{number}</sup></td>"
         if not _is_number(value):
-            return f"<td{right}>{_label(self.name, value)}</td>"
+            return f"<td{right or _wordy(value)}>{_label(self.name, value)}</td>"
         text = number_text(value * self.scale, self.digits)
         if position in self.best_positions:
             mark = f'<span class="mark" aria-hidden="true">{BEST}</span>'
@@ -207,14 +208,19 @@ def _head(frame: pd.DataFrame, columns: list[_Column], headings: Mapping) -> str
 def _row_heads(index: pd.Index, position: int) -> str:
     """The heads of one row; in an index of two levels the outer one spans the rows that share it."""
     if index.nlevels == 1:
-        return f'<th scope="row">{_label(index.name, index[position])}</th>'
+        return f'<th scope="row"{_wordy(index[position])}>{_label(index.name, index[position])}</th>'
     outer = list(index.get_level_values(0))
     label, *inner = index[position]
     head = ""
     if position == 0 or outer[position - 1] != label:
         span = next((i for i, other in enumerate(outer[position:]) if other != label), len(outer) - position)
         head = f'<th scope="rowgroup" rowspan="{span}">{_label(index.names[0], label)}</th>'
-    return head + "".join(f'<th scope="row">{_label(n, v)}</th>' for n, v in zip(index.names[1:], inner, strict=True))
+    return head + "".join(f'<th scope="row"{_wordy(v)}>{_label(n, v)}</th>' for n, v in zip(index.names[1:], inner, strict=True))
+
+
+def _wordy(value) -> str:
+    """Sentences wrap; names and figures stay on one line."""
+    return ' class="words"' if isinstance(value, str) and len(value) > LONG_TEXT else ""
 
 
 def _label(name, value) -> str:

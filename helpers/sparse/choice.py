@@ -131,6 +131,7 @@ def _cheapest(times: list[dict[str, float]]) -> list[str]:
             )
             following[kind] = (cost + layer[f"{kind}_ms"] * (MARGIN if kind == "dense" else 1), [*before, kind])
         paths = following
+    paths["sparse"] = (paths["sparse"][0] + times[-1]["convert_ms"], paths["sparse"][1])
     return min(paths.values())[1]
 
 

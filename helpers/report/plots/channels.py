@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown
+from matplotlib import ticker
 
 from helpers.report import assignment, channels, style
 from helpers.report.channels import MAIN, SCRATCH, convs
@@ -29,6 +30,9 @@ def path(layer: OneLayer | None) -> style.Figure:
     axes.axvline(layer.penalty, color=style.WARN, lw=1.2, ls="--")
     axes.set_xscale("log")
     axes.invert_xaxis()
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:g}")
+    axes.xaxis.set_minor_formatter(ticker.NullFormatter())
     axes.set(xlabel="penalty λ (falling)", ylabel="β of a channel", title=f"{style.dataset(layer.dataset)}, {layer.label}")
     axes.margins(x=0.01)
     return style.show(
@@ -171,10 +175,13 @@ def _accuracy(axes: plt.Axes, rows: Rows, dataset: str) -> None:
     for place, top1, label in marks:
         color = style.WARN if label == "write-up" else style.SOFT_INK
         axes.plot(place / 1e6, top1, "X" if label == "write-up" else "P", color=color, ms=8, label=label)
-    axes.set_xscale("log", base=2)
-    axes.xaxis.set_major_formatter(lambda tick, _: f"{tick:.3g}")
+    axes.set_xscale("log")
+    axes.set_xticks(macs, [f"{m:.3g}\n{channels.fewer(rows, row):.1f}×" for m, row in zip(macs, points, strict=True)])
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_xlim(0.7 * min(macs), 1.5 * max(macs))
     lowest = min([*at_once, *(row["top1_pct"] for row in points), *(top1 for _, top1, _ in marks)])
-    axes.set(title=style.dataset(dataset), xlabel="MACs (millions)", ylabel="test top-1 (%)", ylim=(max(0, lowest - 5), None))
+    axes.set(title=style.dataset(dataset), xlabel="MACs (millions), and how many times fewer", ylabel="test top-1 (%)")
+    axes.set_ylim(max(0, lowest - 5), None)
 
 
 def savings(all_rows: Sequence[dict]) -> style.Figure | Markdown:

@@ -71,7 +71,7 @@ def sizes(all_rows: Sequence[dict]) -> style.Figure | Markdown:
     if not found:
         return absent("file sizes")
     shown = {name: [column for column in FORMATS if row.get(column) is not None] for name, row in found.items()}
-    heights = [len(columns) + 1.6 for columns in shown.values()]
+    heights = [len(columns) + 2.0 for columns in shown.values()]
     figure, panels = plt.subplots(
         len(found), 1, squeeze=False, figsize=(style.WIDTH, 0.4 * sum(heights)), height_ratios=heights, layout="constrained"
     )
@@ -87,15 +87,15 @@ def sizes(all_rows: Sequence[dict]) -> style.Figure | Markdown:
             axes.axvline(bound, color=style.WARN, lw=1.3, ls="--")
             axes.annotate(
                 f"entropy bound {bound:.2f} MiB",
-                (bound, len(shown[name]) - 0.5),
-                (5, 1),
+                (bound, len(shown[name]) - 0.15),
+                (5, 0),
                 textcoords="offset points",
-                va="bottom",
+                va="center",
                 fontsize=9,
                 color=style.WARN,
             )
         axes.set_yticks(range(len(shown[name])), [FORMATS[column] for column in shown[name]])
-        axes.set_ylim(len(shown[name]) - 0.1, -0.6)
+        axes.set_ylim(len(shown[name]) + 0.25, -0.6)
         axes.set(xlabel="bytes on disk (MiB)", xlim=(0, 1.3 * row["size_dense_mib"]), title=style.dataset(name))
         axes.grid(axis="y", visible=False)
     return style.show(

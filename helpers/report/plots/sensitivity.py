@@ -31,7 +31,7 @@ def toy(weights: Tensor, kept: Tensor) -> style.Figure:
             axes.add_patch(plt.Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="white", edgecolor=style.RULE, hatch="////", lw=0))
         box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5} if gone else None
         color = style.SOFT_INK if gone else "white" if abs(value) > 0.6 * limit else style.INK
-        axes.text(j, i, f"{value:.1f}", ha="center", va="center", color=color, bbox=box, fontsize=10)
+        axes.text(j, i, number_text(value, 1), ha="center", va="center", color=color, bbox=box, fontsize=10)
     axes.set(xticks=[], yticks=[], title="Hatched: pruned")
     axes.grid(False)
     figure.colorbar(image, ax=axes, label="weight", shrink=0.85)
@@ -96,7 +96,10 @@ def allocation(all_rows: Sequence[dict], dataset: str) -> style.Figure | Markdow
         bars = axes.barh(places, values, color=color if left is None else "#d3d7db")
         if left is not None:
             axes.barh(places, left, color=color, height=0.45)
-        axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=8.5, color=style.SOFT_INK)
+        if left is None:
+            axes.bar_label(bars, fmt="%.1f", padding=-30, fontsize=9, color="white")
+        else:
+            axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=9, color=style.SOFT_INK)
         axes.set(xlabel=label, xlim=(0, 1.2 * values.max()))
         axes.grid(axis="y", visible=False)
     panels[0].set_yticks(places, layer_labels(layer["name"] for layer in layers))

@@ -1,0 +1,259 @@
+"""Inference of a pruned VGG16-BN on its non-zeros, against every dense and sparse way that PyTorch offers.
+
+All sides run in turns in one process, in fp32 unless named otherwise, on the same images:
+
+    eager      the masked network as it is
+    folded     batch norm folded, channels_last
+    compiled   the same through torch.compile with frozen weights
+    csr        torch.sparse CSR weights on unfolded inputs
+    unpacked   weights kept sparse (COO) and turned dense in every forward pass, as in the assignment
+    bf16       folded, channels_last, bfloat16
+    sparse     helpers.sparse.convolution
+
+The ratio is the strongest fp32 dense median over ours. The bound is what no multiply-add but those of kept weights would
+give at the dense speed: MACs / effective MACs. Efficiency is ratio / bound.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from helpers import models, settings
+from helpers.pruning import masks
+from helpers.sparse import choice, convolution, kernels, layers
+
+GOALS = {("global", 0.8033, 128): 2.0, ("global", 0.8033, 1): 1.3, ("uniform", 0.8, 128): 2.5, ("uniform", 0.9, 128): 3.5}
+STRONGEST = ("folded", "compiled")  # of the dense fp32 sides
+SLOW = ("csr", "unpacked", "eager")  # measured in every third round
+BREAK_EVEN_GOAL = 0.6
+
+
+def trained() -> tuple[models.VGG, str]:
+    """VGG16-BN with trained weights where they are, else as initialised; and which."""
+    try:
+        return models.pretrained("cifar10"), "trained weights"
+    except (FileNotFoundError, KeyError, ValueError):
+        torch.manual_seed(0)
+        return models.VGG(10).eval(), "untrained weights"
+
+
+def pruned(allocation: str, sparsity: float) -> tuple[models.VGG, float]:
+    """The network with its smallest weights at zero, and the share of MACs that is left.
+
+    "uniform" prunes every layer alike, "global" ranks all weights together, which keeps the early layers dense.
+    """
+    network, _ = trained()
+    weights = {f"{name}.weight": layer.weight.detach() for name, layer in models.weight_layers(network).items()}
+    if allocation == "uniform":
+        kept = {name: masks.kept_count(w.numel(), sparsity) for name, w in weights.items()}
+    else:
+        scores = torch.cat([w.abs().flatten() for w in weights.values()])
+        chosen = masks.keep_largest(scores, masks.kept_count(scores.numel(), sparsity))
+        parts = chosen.split([w.numel() for w in weights.values()])
+        kept = {name: int(part.sum()) for name, part in zip(weights, parts, strict=True)}
+    mask = masks.magnitude(network, kept)
+    mask.apply(network)
+    return network, masks.effective_macs(network, mask) / models.macs(network)
+
+
+class CsrConvolution(nn.Module):
+    """A convolution as one product of a CSR matrix and unfolded inputs, or a linear layer."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear):
+        super().__init__()
+        self.layer, self.weight = layer, layer.weight.detach().flatten(1).to_sparse_csr()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if isinstance(self.layer, nn.Linear):
+            return (self.weight @ x.T).T + self.layer.bias
+        columns = F.unfold(x, self.layer.kernel_size, padding=self.layer.padding).transpose(0, 1).flatten(1)
+        return (self.weight @ columns).view(-1, len(x), *x.shape[2:]).transpose(0, 1) + self.layer.bias[:, None, None]
+
+
+class UnpackedConvolution(nn.Module):
+    """A layer that keeps its weight as COO and makes it dense in every forward pass."""
+
+    def __init__(self, layer: nn.Conv2d | nn.Linear):
+        super().__init__()
+        self.layer, self.weight = layer, layer.weight.detach().to_sparse()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.func.functional_call(self.layer, {"weight": self.weight.to_dense()}, (x,))
+
+
+def replaced(network: models.VGG, by: type[nn.Module]) -> models.VGG:
+    """`network` with every prunable layer wrapped."""
+    for part in (network.features, network.classifier):
+        for i, module in enumerate(part):
+            if isinstance(module, nn.Conv2d | nn.Linear):
+                part[i] = by(module)
+    return network
+
+
+def sides(network: models.VGG, compiled: bool) -> dict[str, Callable[[Tensor], Tensor]]:
+    folded = models.fold_batch_norm(network).to(memory_format=torch.channels_last)
+    bf16 = models.fold_batch_norm(network).to(dtype=torch.bfloat16, memory_format=torch.channels_last)
+    csr, unpacked = (replaced(models.fold_batch_norm(network), kind) for kind in (CsrConvolution, UnpackedConvolution))
+    last = lambda x: x.to(memory_format=torch.channels_last)  # noqa: E731
+    calls = {
+        "eager": network,
+        "folded": lambda x: folded(last(x)),
+        "csr": csr,
+        "unpacked": unpacked,
+        "bf16": lambda x: bf16(last(x).bfloat16()).float(),
+        "sparse": convolution.compile_sparse(network),
+    }
+    if compiled:
+        from torch import _dynamo, _inductor
+
+        _inductor.config.freezing = True
+        _dynamo.reset()
+        frozen = torch.compile(models.fold_batch_norm(network).to(memory_format=torch.channels_last))
+        calls["compiled"] = lambda x: frozen(last(x))
+    return calls
+
+
+def in_turns(calls: dict[str, Callable[[], Tensor]], seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of each call, taken in turns until `seconds` have passed (three rounds at least), after a warm-up."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    with torch.no_grad():
+        for call in calls.values():
+            call()
+        started, rounds = time.perf_counter(), 0
+        while rounds < 3 or time.perf_counter() - started < seconds:
+            for name, call in calls.items():
+                if name in SLOW and rounds % 3:
+                    continue
+                before = time.perf_counter()
+                call()
+                times[name].append(1e3 * (time.perf_counter() - before))
+            rounds += 1
+    return times
+
+
+def p90(times: list[float]) -> float:
+    return sorted(times)[min(len(times) - 1, int(0.9 * len(times)))]
+
+
+def whole(allocation: str, sparsity: float, batch: int, seconds: float, compiled: bool) -> list[dict]:
+    """One row a side: how many times faster ours is; the strongest dense side's row carries the goal."""
+    network, share = pruned(allocation, sparsity)
+    images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    calls = sides(network, compiled)
+    times = in_turns({name: lambda call=call: call(images) for name, call in calls.items()}, seconds)
+    median = {name: statistics.median(values) for name, values in times.items()}
+    strongest = min((name for name in STRONGEST if name in median), key=median.get)
+    rows = []
+    for name in [strongest, *(n for n in median if n not in (strongest, "sparse"))]:
+        ratio = median[name] / median["sparse"]
+        note = f"p90 {p90(times['sparse']):.2f} against {p90(times[name]):.2f} ms"
+        if name == strongest:
+            note += f"; the strongest dense fp32; MACs left {share:.1%}, bound {1 / share:.2f}x, efficiency {ratio * share:.2f}"
+        rows.append(
+            {
+                "name": f"{allocation} {sparsity:.2%}, batch {batch}, against {name}",
+                "ours_ms": median["sparse"],
+                "theirs_ms": median[name],
+                "ratio": ratio,
+                "goal": GOALS.get((allocation, sparsity, batch)) if name == strongest else None,
+                "note": note,
+                "allocation": allocation,
+                "sparsity": sparsity,
+                "batch": batch,
+                "bound": 1 / share,
+            }
+        )
+    return rows
+
+
+def by_layer(sparsity: float, batch: int, seconds: float) -> list[dict]:
+    """Every layer by itself, oneDNN in channels_last against ours, each in its own layout."""
+    network, _ = pruned("uniform", sparsity)
+    rows, x = [], torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    for op in layers.operations(network):
+        if not isinstance(op, layers.Operation):
+            x = op(x)
+            continue
+        size = (*x.shape[1:], 1, 1)[:3]
+        dense, last = layers.dense_step(op), x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+        if layers.layout_of(batch) == layers.IMAGES:
+            sparse, ours = layers.images_step(op, *size), kernels.to_images(x, layers.lanes_of())
+        else:
+            sparse, ours = layers.positions_step(op, *size), x.contiguous()
+        calls = {"dense": lambda dense=dense, last=last: dense(last), "sparse": lambda sparse=sparse, ours=ours: sparse(ours)}
+        median = {name: statistics.median(times) for name, times in in_turns(calls, seconds).items()}
+        ratio = median["dense"] / median["sparse"]
+        rows.append(
+            {
+                "name": f"{op.name} {'x'.join(map(str, size))}, uniform {sparsity:.0%}, batch {batch}",
+                "ours_ms": median["sparse"],
+                "theirs_ms": median["dense"],
+                "ratio": ratio,
+                "goal": None,
+                "note": f"bound {1 / op.density:.2f}x, efficiency {ratio * op.density:.2f}",
+            }
+        )
+        x = dense(last)
+    return rows
+
+
+def break_even(rows: list[dict]) -> list[dict]:
+    """The lowest measured uniform sparsity from which on ours is never slower, a batch size each."""
+    found = []
+    for batch in sorted({row["batch"] for row in rows}):
+        curve = [r for r in rows if r["batch"] == batch and r["allocation"] == "uniform" and "strongest" in r["note"]]
+        above = []
+        for row in sorted(curve, key=lambda r: -r["sparsity"]):
+            if row["ratio"] < 1:
+                break
+            above.append(row)
+        if above:
+            lowest = above[-1]
+            name = f"break-even at or below {lowest['sparsity']:.0%} uniform, batch {batch}"
+            note = f"goal: at or below {BREAK_EVEN_GOAL:.0%}; {'met' if lowest['sparsity'] <= BREAK_EVEN_GOAL else 'not met'}"
+            found.append({**lowest, "name": name, "goal": 1.0 if lowest["sparsity"] <= BREAK_EVEN_GOAL else None, "note": note})
+    return found
+
+
+def run(quick: bool = False) -> list[dict]:
+    """Rows with name, ours_ms, theirs_ms, ratio, goal (None where none is set) and note."""
+    reason = kernels.available()
+    if reason is not None:
+        return [{"name": "sparse inference", "ours_ms": None, "theirs_ms": None, "ratio": None, "goal": None, "note": reason}]
+    uniform = (0.5, 0.8) if quick else (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    cases = [("uniform", sparsity) for sparsity in uniform] + [("global", 0.8033)]
+    seconds = 2 if quick else 6
+    rows = []
+    for batch in (1, 128) if quick else (1, 16, 128):
+        for allocation, sparsity in cases:
+            rows += whole(allocation, sparsity, batch, seconds, compiled=not quick)
+    rows += break_even(rows)
+    for batch in (128,) if quick else (1, 128):
+        rows += by_layer(0.8, batch, 0.1 if quick else 0.5)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="about a minute: two batches, three masks, no torch.compile")
+    rows = run(parser.parse_args().quick)
+    flags = torch.backends.cpu.get_cpu_capability()
+    print(f"{settings.processor()} · {flags} · {torch.get_num_threads()} threads · fp32 · {trained()[1]}")
+    print(f"{'':58} {'ours ms':>9} {'theirs ms':>10} {'ratio':>7} {'goal':>5}")
+    for row in rows:
+        if row["ratio"] is None:
+            print(f"{row['name']}: {row['note']}")
+            continue
+        goal = "" if row["goal"] is None else f"{row['goal']:.1f}"
+        print(f"{row['name']:58} {row['ours_ms']:9.2f} {row['theirs_ms']:10.2f} {row['ratio']:6.2f}x {goal:>5}  {row['note']}")
+    dense = [f"{c.layout}: {c.name} ({c.density:.0%})" for c in choice.table(pruned("global", 0.8033)[0]) if c.kind == "dense"]
+    print("layers that run dense with the global mask: " + (", ".join(dense) or "none"))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""What the GraSP notebook shows beside its figures: tables, and what is seen in the rows."""
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+from IPython.display import Markdown
+
+from helpers.report import assignment, style, tables
+from helpers.report.evidence import INIT_METHODS, Missing, Rows, absent, name, value
+from helpers.report.sensitivity import told
+from helpers.report.statistics import phrase, signed, wilson
+from helpers.report.tables import Table, number_text
+
+MAIN, CONTROL, SIGNED = "grasp_iterative", "dense_from_scratch", "signed"
+CHECKS = {"": "as chosen", "shuffled": "shuffled within layers", "reinitialized": "other initial weights", "inverted": "inverted"}
+CHECKED = ("grasp", "snip")
+COLUMNS = ("sparsity_pct", "top1_pct", "top5_pct", "val_top1_pct", "nonzero_params", "effective_macs", "epochs")
+TIMES = ("latency_ms", "sparse_latency_ms", "latency_batch128_ms", "sparse_latency_batch128_ms")
+
+# Tables -----------------------------------------------------------------------------------------------------------
+
+
+def against_write_up(all_rows: Sequence[dict]) -> Table | Markdown:
+    """The write-up's table of GraSP, our rows beside it; memory and latency as ratios to each side's dense network."""
+    rows, lines = Rows(all_rows), {}
+    for dataset in rows.datasets:
+        theirs = {
+            k: assignment.reported(dataset, MAIN, k) for k in (*COLUMNS, "size_mib", "macs", "peak_memory_mib", "latency_ms")
+        }
+        if theirs["top1_pct"] is not None:
+            base = {k: assignment.reported(dataset, "dense", k) for k in ("peak_memory_mib", "latency_ms")}
+            lines[dataset, "write-up", MAIN] = theirs | {"size_coo_mib": theirs["size_mib"]} | _ratios(theirs, base)
+        dense = rows.find(dataset, "dense")
+        for method in (MAIN, "snip", "random", CONTROL):
+            for row in rows.find(dataset, method)[:1]:
+                lines[dataset, "this report", method] = dict(row) | _ratios(row, dense[0] if dense else {})
+    if not lines:
+        return absent("GraSP beside the write-up")
+    columns = ["sparsity_pct", "top1_pct", "top5_pct", "size_coo_mib", "size_bitmask_mib", "macs", "effective_macs"]
+    columns += ["Peak memory ÷ dense", "Latency ÷ dense"]
+    index = pd.MultiIndex.from_tuples(lines, names=["dataset", "Figures", "method"])
+    frame = pd.DataFrame([[line.get(column) for column in columns] for line in lines.values()], index, columns)
+    return tables.table(
+        frame,
+        "Iterative GraSP: the write-up's figures and ours, with SNIP, random masks and the dense control.",
+        digits={"Peak memory ÷ dense": 2, "Latency ÷ dense": 2},
+        note=f"{assignment.WRITE_UP_NOTE} Its file is a COO file. Latency here is that of the masked network run densely, "
+        "batch 1; what its zeros save is shown further down.",
+    )
+
+
+def _ratios(row: Mapping, dense: Mapping) -> dict[str, float | None]:
+    pairs = {"Peak memory ÷ dense": "peak_memory_mib", "Latency ÷ dense": "latency_ms"}
+    return {n: row[c] / dense[c] if row.get(c) and dense.get(c) else None for n, c in pairs.items()}
+
+
+def one_budget(all_rows: Sequence[dict], dataset: str) -> Table | Markdown:
+    """All methods from one initialisation, budget and data order, the dense control first."""
+    rows = Rows(all_rows)
+    lines, reasons = {}, {}
+    for method, variant in ((CONTROL, ""), *((m, "") for m in INIT_METHODS), (MAIN, SIGNED)):
+        found = rows.find(dataset, method, variant)
+        label = name(method) + (", signed at every stage" if variant else "")
+        bounds = wilson(found[0]) if found and found[0].get("correct") else None
+        lines[label] = {column: found[0].get(column) if found else None for column in COLUMNS} | {
+            "95 %": f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}" if bounds else None
+        }
+        if not found:
+            reasons |= {(label, column): "not computed yet" for column in lines[label]}
+    if all(line["top1_pct"] is None for line in lines.values()):
+        return absent(f"the comparison on {style.dataset(dataset)}")
+    frame = pd.DataFrame.from_dict(lines, orient="index")[["sparsity_pct", "top1_pct", "95 %", *COLUMNS[2:]]]
+    frame.index.name = "Method"
+    return tables.table(
+        frame,
+        f"{style.dataset(dataset)}: pruned before or while training, same start, epochs, learning rates and data order.",
+        best={"top1_pct": "max", "effective_macs": "min"},
+        reasons=reasons,
+        note="95 %: Wilson interval of top-1, test-image noise alone. Effective MACs: multiply-adds that touch a kept weight.",
+    )
+
+
+def latencies(all_rows: Sequence[dict]) -> Table | Markdown:
+    """The same masked network run densely and on its non-zeros only."""
+    rows, lines, reasons = Rows(all_rows), {}, {}
+    for dataset in rows.datasets:
+        for method in INIT_METHODS:
+            for row in rows.find(dataset, method)[:1]:
+                lines[dataset, method] = row
+                reasons |= {((dataset, method), c): why for c in TIMES if (why := (row.get("reasons") or {}).get(c))}
+    if not lines:
+        return absent("latency")
+    frame = pd.DataFrame(
+        [[line.get(column) for column in ("effective_macs", *TIMES)] for line in lines.values()],
+        pd.MultiIndex.from_tuples(lines, names=["dataset", "method"]),
+        ["effective_macs", *TIMES],
+    )
+    device = "; ".join(sorted({str(row["device"]) for row in lines.values()}))
+    return tables.table(
+        frame, f"Latency of the masked networks, run densely and on their non-zeros ({device}).", reasons=reasons,
+        best={"sparse_latency_ms": "min", "sparse_latency_batch128_ms": "min"},
+    )  # fmt: skip
+
+
+# What is seen -----------------------------------------------------------------------------------------------------
+
+
+def against_seen(all_rows: Sequence[dict]) -> Markdown:
+    """Iterative GraSP against the write-up's figure, random masks and the dense control."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        pruned = rows.seeds(dataset, MAIN)
+        text = f"On {style.dataset(dataset)} iterative GraSP ends at {value(pruned[0], 'top1_pct'):.2f} % top-1"
+        theirs = assignment.reported(dataset, MAIN, "top1_pct")
+        text += f", {signed(pruned[0]['top1_pct'] - theirs)} points from the write-up's {theirs:.2f} %. " if theirs else ". "
+        for method in (CONTROL, "random"):
+            if peer := rows.find(dataset, method):
+                text += f"Against {name(method)}: {phrase(rows.compare(pruned, peer), name(MAIN), name(method))}. "
+        return text.strip()
+
+    return told(rows, tell)
+
+
+def curves_seen(all_rows: Sequence[dict]) -> Markdown:
+    """What the later stages do: with the score that preserves the gradient norm, and with GraSP's own sign."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        pruned = rows.one(dataset, MAIN)
+        epochs = [stage["epoch"] for stage in pruned["schedule"]]
+        after = pruned["log"][epochs[-1]]["val_top1_pct"]
+        text = (
+            f"On {style.dataset(dataset)} iterative GraSP has {after:.2f} % validation top-1 after the epoch that follows its "
+            f"last stage and ends at {pruned['log'][-1]['val_top1_pct']:.2f} %. "
+        )
+        if as_defined := rows.find(dataset, MAIN, SIGNED):
+            shown = rows.compare(rows.seeds(dataset, MAIN), as_defined)
+            text += (
+                f"With the signed score at every stage the test accuracy is {as_defined[0]['top1_pct']:.2f} %: "
+                f"{phrase(shown, 'preserving', 'signed')}. "
+            )
+        return text.strip()
+
+    return told(rows, tell)
+
+
+def snip_answer(all_rows: Sequence[dict]) -> Markdown:
+    """Would SNIP have done better? Decided by the rows, against both GraSPs, with seed noise where it is known."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        snip, text = rows.seeds(dataset, "snip"), f"On {style.dataset(dataset)}: "
+        for method in (MAIN, "grasp"):
+            if not (other := rows.find(dataset, method)):
+                text += f"{name(method)} has no row yet. "
+                continue
+            work = value(snip[0], "effective_macs") / value(other[0], "effective_macs")
+            text += f"{phrase(rows.compare(snip, other), 'SNIP', name(method))}; SNIP's network keeps {work:.2f}× its MACs. "
+        return text.strip()
+
+    return told(rows, tell)
+
+
+def costs_seen(all_rows: Sequence[dict]) -> Markdown:
+    """Equal parameters, unequal work."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        found = {m: row[0] for m in INIT_METHODS if (row := rows.find(dataset, m))}
+        if len(found) < 2:
+            raise Missing(f"fewer than two methods on {style.dataset(dataset)}")
+        cut = {m: value(row, "macs") / value(row, "effective_macs") for m, row in found.items()}
+        most, least = max(cut, key=cut.get), min(cut, key=cut.get)
+        best = max(found, key=lambda m: found[m]["top1_pct"])
+        return (
+            f"On {style.dataset(dataset)} the same share of weights leaves very different work: {name(most)} cuts the MACs "
+            f"{cut[most]:.1f}×, {name(least)} {cut[least]:.1f}×. The most accurate, {name(best)}, cuts them {cut[best]:.1f}×."
+        )
+
+    return told(rows, tell)
+
+
+def checks_seen(all_rows: Sequence[dict]) -> Markdown:
+    """Does it matter which weights of a layer are kept, with which values, and from which end of the ranking?"""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        said = []
+        for method in CHECKED:
+            base = rows.seeds(dataset, method)
+            for variant, label in list(CHECKS.items())[1:]:
+                if other := rows.find(dataset, method, variant):
+                    said.append(f"{name(method)} {label}: {phrase(rows.compare(other, base), 'checked', 'as chosen')}")
+        if not said:
+            raise Missing(f"no sanity check on {style.dataset(dataset)}")
+        return f"On {style.dataset(dataset)}: " + "; ".join(said) + "."
+
+    return told(rows, tell)
+
+
+def latency_seen(all_rows: Sequence[dict]) -> Markdown:
+    """What skipping zeros gains for these masks."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        row = rows.one(dataset, MAIN)
+        one = value(row, "latency_ms") / value(row, "sparse_latency_ms")
+        many = value(row, "latency_batch128_ms") / value(row, "sparse_latency_batch128_ms")
+        bound = value(row, "macs") / value(row, "effective_macs")
+        return (
+            f"On {style.dataset(dataset)} the network of {name(MAIN)} runs {one:.2f}× as fast on its non-zeros as densely at "
+            f"batch 1 and {many:.2f}× at batch 128; skipping every zero for free would give {bound:.2f}×."
+        )
+
+    return told(rows, tell)
