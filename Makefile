@@ -19,7 +19,8 @@ test: $(READY)  ## every test; those that need real CIFAR or a browser say why t
 	@$(RUN) -m pytest
 
 lab: $(READY)  ## step through the notebooks in JupyterLab
-	@PROFILE=$(PROFILE) PYTHONPATH=$(CURDIR) $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_baseline.ipynb
+	@PROFILE=$(PROFILE) PYTHONPATH=$(CURDIR) $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_baseline.ipynb \
+	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
 study: $(READY)  ## compute every missing row of the study, most important first, then measure in one quiet pass
 	@$(RUN) -m helpers.study

@@ -23,7 +23,7 @@ import torch
 from sklearn.linear_model import Lasso, LinearRegression
 from torch import Tensor, nn
 
-from helpers import data, models, settings
+from helpers import data, models, pretrained, settings
 from helpers.pruning import channels, reconstruction, widths
 from helpers.pruning.patches import Samples, linear_rows, patches, targets
 from helpers.pruning.stream import Stream, units
@@ -124,7 +124,7 @@ def prepared(quick: bool) -> tuple[models.VGG, Tensor, Tensor, str]:
     if not quick and settings.cifar_dir() and settings.weights_path("cifar10").is_file():
         splits = data.load("cifar10", torch.device("cpu"))
         chosen = Samples(samples).choose(splits.train.images)
-        return models.pretrained("cifar10"), chosen, splits.val.images[:1000], "trained VGG16-BN on CIFAR-10"
+        return pretrained.load("cifar10"), chosen, splits.val.images[:1000], "trained VGG16-BN on CIFAR-10"
     torch.manual_seed(0)
     splits = data.load("digits", torch.device("cpu"))
     network = models.VGG(10, models.scaled(models.VGG16, 4) if quick else models.VGG16).eval()

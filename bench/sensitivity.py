@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from helpers import data, models, settings, training
+from helpers import data, models, pretrained, settings, training
 from helpers.pruning import masks, scan
 
 GOAL = 3.0  # against float32
@@ -27,7 +27,7 @@ def subject(quick: bool) -> tuple[models.VGG, data.Split, str]:
     try:
         if not quick:
             splits = data.load("cifar10")
-            network = models.pretrained("cifar10").to(settings.device())
+            network = pretrained.load("cifar10").to(settings.device())
             return network, data.class_balanced(splits.val, IMAGES // 10, seed=0), f"VGG16-BN, {IMAGES} CIFAR-10 images"
     except FileNotFoundError:
         pass

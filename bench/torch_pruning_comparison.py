@@ -15,7 +15,7 @@ import torch
 import torch_pruning
 from torch import nn
 
-from helpers import data, measurement, models, settings, training
+from helpers import data, measurement, models, pretrained, settings, training
 from helpers.pruning import channels, widths
 
 SHARE = 41.782 / 314.003466
@@ -38,7 +38,7 @@ def subject(quick: bool) -> tuple[models.VGG, data.Splits, int, str]:
     """(dense network, its data, the multiple that widths are rounded to, what they are)."""
     if not quick:
         try:
-            network = models.pretrained("cifar10").to(settings.device())
+            network = pretrained.load("cifar10").to(settings.device())
             return network, data.load("cifar10"), 8, "VGG16-BN on CIFAR-10"
         except FileNotFoundError:
             pass

@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from helpers import data, files, measurement, methods, models, plan, progress, results, settings, training
+from helpers import budget, data, files, measurement, methods, models, plan, progress, results, settings, training
+from helpers.context import Context
 from helpers.models import VGG
 from helpers.plan import Planned
 from helpers.pruning import comparison
@@ -39,7 +40,7 @@ def rows(profile: Profile, topic: str | None = None, *, compute_missing: bool | 
         for item in planned:
             compute(profile, item.key)
         measure_quietly(profile, [item.key for item in planned])
-    found = (results.load_row(profile.name, item.key, methods.made_with(profile, item.key)) for item in planned)
+    found = (results.load_row(profile.name, item.key, budget.made_with(profile, item.key)) for item in planned)
     return [row for row in found if row is not None]
 
 
@@ -48,18 +49,18 @@ def missing(profile: Profile, topic: str | None = None) -> list[Planned]:
     return [
         item
         for item in plan.plan(profile, topic)
-        if results.load_row(profile.name, item.key, methods.made_with(profile, item.key)) is None
+        if results.load_row(profile.name, item.key, budget.made_with(profile, item.key)) is None
     ]
 
 
 def compute(profile: Profile, key: RowKey) -> dict:
     """The row of `key`: the stored one, or made now, stored and returned. Only one process makes a row at a time."""
-    made_with = methods.made_with(profile, key)
+    made_with = budget.made_with(profile, key)
     with files.lock(settings.lock_path(profile.name, key.dataset, key.row_id)):
         if (row := results.load_row(profile.name, key, made_with)) is not None:
             return row
         progress.say(f"{key.dataset} {key.row_id}: making the row")
-        context = methods.Context(profile, key)
+        context = Context(profile, key)
         outcome = methods.MAKERS[key.method](context)
         row = _row(context, outcome)
         models.save(
@@ -71,12 +72,12 @@ def compute(profile: Profile, key: RowKey) -> dict:
     return row
 
 
-def _row(context: methods.Context, outcome: methods.Outcome) -> dict:
+def _row(context: Context, outcome: methods.Outcome) -> dict:
     """Everything a row holds before the quiet pass."""
     network, masks, splits = outcome.network, outcome.masks, context.splits
     test = training.evaluate(network, splits.test)
     val = training.evaluate(network, splits.val, dtype=settings.fast_dtype())
-    budget = methods.recipe(context.profile, context.key)
+    recipe = budget.recipe(context.profile, context.key)
     parameters = [p for p in network.parameters()]
     params, nonzero = sum(p.numel() for p in parameters), sum(int(p.count_nonzero()) for p in parameters)
     dense_mib = measurement.file_size(network)
@@ -93,7 +94,7 @@ def _row(context: methods.Context, outcome: methods.Outcome) -> dict:
         "top5_pct": test.top5_pct,
         "val_top1_pct": val.top1_pct,
         "pruned_top1_pct": outcome.pruned_top1_pct,
-        "epochs": budget.epochs if budget else 0,
+        "epochs": recipe.epochs if recipe else 0,
         "train_seconds": sum(log.seconds for log in outcome.logs),
         "train_device": settings.processor() if outcome.logs else None,
         "data_source": splits.source,
@@ -121,7 +122,7 @@ def _row(context: methods.Context, outcome: methods.Outcome) -> dict:
     return row | results.provenance() | outcome.extras
 
 
-def _full_size(context: methods.Context) -> int:
+def _full_size(context: Context) -> int:
     """Parameters of the network before any channel was taken out."""
     return sum(p.numel() for p in context.new_network().parameters())
 
@@ -147,7 +148,7 @@ def measure_quietly(profile: Profile, keys: Sequence[RowKey], *, again: bool = F
     for dataset in profile.datasets:
         wanted: dict[RowKey, dict] = {}
         for key in keys:
-            row = results.load_row(profile.name, key, methods.made_with(profile, key)) if key.dataset == dataset else None
+            row = results.load_row(profile.name, key, budget.made_with(profile, key)) if key.dataset == dataset else None
             on_disk = settings.network_path(profile.name, dataset, key.row_id).is_file()
             if row is not None and on_disk and _timed(key) and (again or row["latency_ms"] is None):
                 wanted[key] = row
@@ -210,7 +211,7 @@ def compare_masks(profile: Profile, dataset: str) -> dict[str, dict[str, dict[st
     for item in plan.plan(profile, "saliency"):
         network = settings.network_path(profile.name, dataset, item.key.row_id)
         if item.key.dataset == dataset and item.key.sparsity_pct is not None and not item.key.variant and network.is_file():
-            row = results.load_row(profile.name, item.key, methods.made_with(profile, item.key))
+            row = results.load_row(profile.name, item.key, budget.made_with(profile, item.key))
             if row is not None:
                 on_disk[item.key.method], made_with[item.key.method] = network, row["settings_hash"]
     if not made_with.items() - stored["made_with"].items():

@@ -6,20 +6,19 @@ interrupted training continues bit for bit.
 """
 
 import contextlib
-import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers import data, files, progress, settings
+from helpers import checkpoints, data, progress, settings
+from helpers.checkpoints import Hook
 from helpers.fast_convolution import accelerate
 from helpers.models import Normalization
 
@@ -36,15 +35,6 @@ class Recipe:
     warmup: float = 0.2  # share of all steps in which the learning rate rises
     label_smoothing: float = 0.0
     seed: int = 0
-
-
-class Hook(Protocol):
-    """What a caller may do inside `fit`: prune before an epoch, hold masks after a step, survive an interruption."""
-
-    def before_epoch(self, network: nn.Module, epoch: int) -> None: ...
-    def after_step(self, network: nn.Module) -> None: ...
-    def state_dict(self) -> dict[str, Tensor]: ...
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -103,7 +93,7 @@ def fit(
     steps = max(1, len(train) // recipe.batch_size)
     logs: list[EpochLog] = []
     if checkpoint is not None and checkpoint.is_file():
-        logs = _resume(checkpoint, network, optimizer, hook, recipe)
+        logs = [EpochLog(**log) for log in checkpoints.resume(checkpoint, network, optimizer, hook, asdict(recipe))]
     for epoch in range(len(logs), recipe.epochs):
         start = time.perf_counter()
         if hook is not None:
@@ -139,7 +129,7 @@ def fit(
             f"validation {val_top1 if val_top1 is not None else float('nan'):.2f} %, {seconds:.0f} s"
         )
         if checkpoint is not None and epoch + 1 < recipe.epochs:
-            _write_checkpoint(checkpoint, network, optimizer, hook, recipe, logs)
+            checkpoints.write(checkpoint, network, optimizer, hook, asdict(recipe), [asdict(log) for log in logs])
     if hook is not None:
         hook.after_step(network)
     network.eval()
@@ -228,38 +218,3 @@ class _batches:  # noqa: N801 - a sized iterable, used like a function
         for index in order.split(self.batch_size)[: self.steps]:
             images = data.augment(self.split.images[index], self.generator, mirrors=self.split.mirrors)
             yield images, self.split.labels[index]
-
-
-def _write_checkpoint(
-    path: Path, network: nn.Module, optimizer: torch.optim.SGD, hook: Hook | None, recipe: Recipe, logs: list
-) -> None:
-    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
-    for name, parameter in network.named_parameters():
-        tensors[f"momentum.{name}"] = optimizer.state[parameter].get("momentum_buffer", torch.zeros_like(parameter))
-    for name, tensor in (hook.state_dict() if hook else {}).items():
-        tensors[f"hook.{name}"] = tensor
-    described = {"recipe": json.dumps(asdict(recipe)), "logs": json.dumps([asdict(log) for log in logs])}
-    files.save_tensors(path, tensors, described)
-
-
-def _resume(path: Path, network: nn.Module, optimizer: torch.optim.SGD, hook: Hook | None, recipe: Recipe) -> list[EpochLog]:
-    """The logs of the epochs that are done, their state restored; nothing when the file is damaged or of another recipe."""
-    try:
-        tensors, described = files.load_tensors(path)
-    except files.CorruptFile as error:
-        progress.say(f"{error}; training starts again")
-        return []
-    if json.loads(described["recipe"]) != asdict(recipe):
-        progress.say(f"{path} belongs to another recipe; training starts again")
-        return []
-    parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}, "hook": {}}
-    for name, tensor in tensors.items():
-        part, _, rest = name.partition(".")
-        parts[part][rest] = tensor
-    network.load_state_dict(parts["network"])
-    for name, parameter in network.named_parameters():
-        buffer = parts["momentum"][name].to(parameter.device)
-        optimizer.state[parameter]["momentum_buffer"] = torch.empty_like(parameter).copy_(buffer)
-    if hook is not None:
-        hook.load_state_dict(parts["hook"])
-    return [EpochLog(**log) for log in json.loads(described["logs"])]

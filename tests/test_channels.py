@@ -45,7 +45,7 @@ def random_kept(net: models.VGG) -> dict[str, torch.Tensor]:
 
 
 NETWORKS = {
-    "vgg16, quarter width": lambda: network(models.scaled(models.VGG16, 4), hidden=(128, 128)),
+    "vgg16, an eighth": lambda: network(models.scaled(models.VGG16, 8), hidden=(64, 64)),
     "vgg11, 64 pixels, 2×2 last map": lambda: network(models.scaled(models.VGG11, 16), image_size=64, classes=7),
     "vgg19, no hidden layer": lambda: network(models.scaled(models.VGG19, 16), hidden=(), classes=100),
 }
@@ -332,12 +332,12 @@ def test_a_network_with_dead_channels_loses_only_those():
 
 
 def test_regression_beats_its_controls_and_its_ablations():
-    net, images = network(models.scaled(models.VGG13, 4), hidden=()), pictures(200)
+    net, images = network(models.scaled(models.VGG11, 8), hidden=()), pictures(150)
     wanted = tuple("M" if w == "M" else w // 2 for w in net.widths)
     truth = logits(net, images)
 
     def distance(**options) -> float:
-        small, _ = channels.prune(net, images, wanted, samples=Samples(200, 10), **options)
+        small, _ = channels.prune(net, images, wanted, samples=Samples(150, 10), **options)
         return float((logits(small, images) - truth).square().mean() / truth.var())
 
     ours = distance()

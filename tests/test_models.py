@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from helpers import files, models
+from helpers import files, models, pretrained
 
 
 def small(**changes) -> models.VGG:
@@ -65,17 +65,17 @@ def test_a_file_carries_architecture_and_normalization(tmp_path):
 def test_pretrained_weights_bring_their_normalization(tmp_path, monkeypatch):
     monkeypatch.setenv("WEIGHTS_DIR", str(tmp_path))
     with pytest.raises(FileNotFoundError, match="WEIGHTS_DIR"):
-        models.pretrained("cifar10")
+        pretrained.load("cifar10")
     state = {name: tensor.contiguous() for name, tensor in models.VGG(10).state_dict().items()}
     save_file(state, tmp_path / "vgg16_bn_cifar10.safetensors")
     with pytest.raises(files.CorruptFile, match="normalisation"):
-        models.pretrained("cifar10")
+        pretrained.load("cifar10")
     header = {"normalisation": '{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}'}
     save_file(state, tmp_path / "vgg16_bn_cifar10.safetensors", header)
-    assert models.pretrained("cifar10").normalization.mean == (0.1, 0.2, 0.3)
+    assert pretrained.load("cifar10").normalization.mean == (0.1, 0.2, 0.3)
     save_file(state, tmp_path / "vgg16_bn_cifar100.safetensors", header)
     with pytest.raises(ValueError, match="10 classes, not 100"):
-        models.pretrained("cifar100")
+        pretrained.load("cifar100")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import models
-from helpers.pruning import saliency, scores
+from helpers.pruning import double_backward, saliency, scores
 from helpers.pruning.masks import Masks, kept_count
 
 TINY = (4, "M", 6, "M")
@@ -97,6 +97,20 @@ def test_grasp_product_is_a_finite_difference_of_gradients(network, batch, batch
     expected = -theta * product
     assert torch.allclose(score.double(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     assert correlation(score, expected) > 0.9999
+
+
+@pytest.mark.parametrize("geometry", [(1, 1, 1, 1), (2, 0, 1, 2), (1, 2, 2, 1)])
+def test_quick_second_derivative_is_the_second_derivative(geometry):
+    """Of inputs and weights, for any stride, padding, dilation and groups; checked by differences in fp64."""
+    stride, padding, dilation, groups = geometry
+    torch.manual_seed(0)
+    layer = nn.Conv2d(4, 6, 3, stride, padding, dilation, groups).double()
+    plain_output = layer(x := torch.randn(2, 4, 7, 7, dtype=torch.float64, requires_grad=True))
+    double_backward.prepare(layer)
+    assert torch.equal(layer(x), plain_output)
+    arguments = (x, layer.weight, layer.bias, (layer.stride, layer.padding, layer.dilation, groups))
+    assert torch.autograd.gradcheck(double_backward._Convolution.apply, arguments)
+    assert torch.autograd.gradgradcheck(double_backward._Convolution.apply, arguments)
 
 
 def test_grasp_in_chunks_is_the_gradient_of_the_summed_losses(network, batch, monkeypatch):

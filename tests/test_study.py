@@ -4,7 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from helpers import measurement, methods, plan, results, settings, study
+from helpers import budget, measurement, methods, plan, results, settings, study
+from helpers.context import Context
 from helpers.results import RowKey
 
 TINY = replace(
@@ -42,7 +43,7 @@ def test_compared_methods_have_the_same_budget(name):
     main = [row for row in plan.plan(profile) if not row.key.variant and row.key.seed == profile.seeds[0]]
 
     def recipes(*chosen: str) -> set:
-        return {methods.recipe(profile, row.key) for row in main if row.key.method in chosen}
+        return {budget.recipe(profile, row.key) for row in main if row.key.method in chosen}
 
     assert len(recipes(*plan.INIT_METHODS)) == 1
     assert len(recipes("layerwise_magnitude", "global_magnitude", "uniform_magnitude", "dense_finetuned")) == 1
@@ -52,11 +53,11 @@ def test_compared_methods_have_the_same_budget(name):
 def test_settings_that_decide_a_network_change_its_hash():
     key = RowKey("digits", "grasp_iterative", 80.0)
     made = [
-        methods.made_with(replace(TINY, **change), key)
+        budget.made_with(replace(TINY, **change), key)
         for change in ({}, {"init_epochs": 3}, {"pruning_stages": 2}, {"dropout": 0.5})
     ]
     assert len({results.settings_hash(m) for m in made}) == 4
-    assert methods.made_with(TINY, key) == methods.made_with(replace(TINY, scan_images=7), key)
+    assert budget.made_with(TINY, key) == budget.made_with(replace(TINY, scan_images=7), key)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +77,7 @@ def test_a_row_is_made_once_and_says_what_it_is(own_folders, monkeypatch, method
         assert row["size_bitmask_mib"] < row["size_csr_mib"] < row["size_dense_mib"]
         assert row["effective_macs"] < row["macs"]
     else:
-        assert row["macs"] <= TINY.macs_share * measurement.macs_aten(methods.Context(TINY, key).new_network())
+        assert row["macs"] <= TINY.macs_share * measurement.macs_aten(Context(TINY, key).new_network())
     monkeypatch.setitem(methods.MAKERS, method, lambda _: pytest.fail("made twice"))
     assert study.compute(TINY, key) == row
 

@@ -7,11 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 
 import pytest
 import torch
 
-from helpers import data, files, models, training
+from helpers import checkpoints, data, files, models, training
 from helpers.pruning import masks as masks_module
 from helpers.training import Recipe
 
@@ -109,7 +110,7 @@ def test_a_damaged_or_foreign_checkpoint_is_not_used(tmp_path, capsys):
     training.fit(reference, few(), RECIPE)
     other = tiny()
     optimizer = training._optimizer(other, RECIPE)
-    training._write_checkpoint(path, other, optimizer, None, Recipe(9, seed=8), [])
+    checkpoints.write(path, other, optimizer, None, asdict(Recipe(9, seed=8)), [])
     for damage in (False, True):
         if damage:
             path.write_bytes(path.read_bytes()[:-3])

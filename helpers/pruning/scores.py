@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers import models
+from helpers.pruning import double_backward
 
 Scores = dict[str, Tensor]
 
@@ -116,6 +117,7 @@ def grasp_score(
     of gᵀ∇L with g held fixed: one backward pass through a backward pass.
     """
     plain = plain_copy(network)
+    double_backward.prepare(plain)
     _batch_norm_mode(plain, batch_norm)
     weights = _weights(plain)
     parameters = list(weights.values())

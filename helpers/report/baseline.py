@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from helpers import data, measurement, models, settings
+from helpers import data, measurement, models, pretrained, settings
 from helpers.report import assignment, style, tables
 from helpers.report.plots import baseline as plots
 from helpers.report.statistics import wilson
@@ -112,7 +112,7 @@ def _drawn(name: str, dataset: str, draw) -> Figure:
 
 def _dense_network(profile: Profile, dataset: str) -> models.VGG:
     path = settings.network_path(profile.name, dataset, "dense")
-    return models.load(path) if path.is_file() or profile.weights == "train" else models.pretrained(dataset)
+    return models.load(path) if path.is_file() or profile.weights == "train" else pretrained.load(dataset)
 
 
 def dense(rows: Sequence[dict]) -> list[dict]:

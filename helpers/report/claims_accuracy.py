@@ -144,7 +144,7 @@ def _blunter(kind: str):
         texts = [
             f"{who}: {max(wins[v])[1]}" for v, who in ((SUPPORTED, "unstructured wins"), (REFUTED, "structured wins")) if wins[v]
         ]
-        nothing = f"In none of {len(pairs)} pairs does one network cost no more and win beyond the noise"
+        nothing = f"Pairs in which one network costs no more and wins beyond the noise: 0 of {len(pairs)}"
         nothing += f"; {_at(blunt[0], first[id(blunt[0])], kind)}"
         return Judgement(verdict, f"{'; '.join(texts) or nothing}.")
 

@@ -74,8 +74,15 @@ def _gradient_flow(rows: Rows, dataset: str) -> Judgement:
     return Judgement(UNDECIDED, f"{evidence}; no method with more gradient is less accurate beyond the noise.")
 
 
+def rewound_rows(rows: Rows, dataset: str) -> list:
+    """The rows of the rewound network; where there is none it may be one that cannot be had."""
+    if not rows.find(dataset, MAGNITUDE, "rewound"):
+        raise Missing(f"no rewound row on {style.dataset(dataset)}, which takes a dense network whose initial weights are known")
+    return rows.seeds(dataset, MAGNITUDE, "rewound")
+
+
 def _lottery_ticket(rows: Rows, dataset: str) -> Judgement:
-    rewound, again = (rows.seeds(dataset, MAGNITUDE, v) for v in ("rewound", "reinitialized"))
+    rewound, again = rewound_rows(rows, dataset), rows.seeds(dataset, MAGNITUDE, "reinitialized")
     early = rows.best_at_initialization(dataset)
     against_new, against_early = rows.compare(rewound, again), rows.compare(rewound, early)
     evidence = (

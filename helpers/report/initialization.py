@@ -8,6 +8,7 @@ from IPython.display import Markdown
 from helpers.report import style, tables
 from helpers.report.analysis import NOT_YET, average
 from helpers.report.claims_accuracy import MAGNITUDE, brief
+from helpers.report.claims_initialization import rewound_rows
 from helpers.report.evidence import INIT_METHODS, Missing, Rows, name, value
 from helpers.report.statistics import wilson
 from helpers.report.tables import Table, number_text
@@ -85,7 +86,7 @@ def ticket(rows: Sequence[Mapping], dataset: str) -> Table:
     lines, reasons = {}, {}
     for label, key in origins.items():
         try:
-            found = known.seeds(dataset, *key) if key else known.best_at_initialization(dataset)
+            found = _network(known, dataset, key)
             bounds = wilson(found[0])
             interval = f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}"
             lines[label] = {"top1_pct": average(found, "top1_pct"), "95 %": interval, "epochs": found[0]["epochs"]}
@@ -99,13 +100,20 @@ def ticket(rows: Sequence[Mapping], dataset: str) -> Table:
     )
 
 
+def _network(rows: Rows, dataset: str, key: tuple[str, str] | None) -> list[Mapping]:
+    """Rows of a (method, variant); None stands for the best method at initialisation."""
+    if key is None:
+        return rows.best_at_initialization(dataset)
+    return rewound_rows(rows, dataset) if key[1] == "rewound" else rows.seeds(dataset, *key)
+
+
 def ticket_seen(rows: Sequence[Mapping]) -> Markdown:
     """Whether masks found after training are worth more than others, as far as there are rows."""
     known, lines = Rows(rows), []
     for dataset in known.datasets:
         for variant, text in (("rewound", "rewound"), ("reinitialized", "with weights drawn anew")):
             try:
-                found, early = known.seeds(dataset, MAGNITUDE, variant), known.best_at_initialization(dataset)
+                found, early = _network(known, dataset, (MAGNITUDE, variant)), known.best_at_initialization(dataset)
                 compared = brief(known.compare(found, early))
                 against = name(early[0]["method"])
                 lines.append(f"- {style.dataset(dataset)}: masks found after training, {text}, against {against} {compared}.")

@@ -8,7 +8,7 @@ from IPython.display import Markdown
 
 from helpers.report import assignment, style, tables
 from helpers.report.evidence import Missing, Rows, value
-from helpers.report.sensitivity import CURVE_METHODS, MAIN, absent, told
+from helpers.report.sensitivity import CURVE_METHODS, MAIN, absent, epochs_text, told
 from helpers.report.statistics import compare, phrase, signed
 from helpers.report.tables import Table
 
@@ -68,7 +68,7 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
         pruned, row = rows.seeds(dataset, MAIN), rows.one(dataset, MAIN)
         text = (
             f"On {style.dataset(dataset)}, {row['sparsity_pct']:.2f} % sparse: {value(row, 'pruned_top1_pct'):.2f} % right after "
-            f"pruning, {row['top1_pct']:.2f} % after {row['epochs']} epochs of fine-tuning. "
+            f"pruning, {row['top1_pct']:.2f} % after {epochs_text(row['epochs'])} of fine-tuning. "
         )
         control = rows.seeds(dataset, "dense_finetuned")
         text += f"Against the control with the same budget: {phrase(rows.compare(pruned, control), 'pruned', 'dense')}. "

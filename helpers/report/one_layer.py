@@ -8,7 +8,7 @@ import torch
 from IPython.display import Markdown
 from torch import Tensor
 
-from helpers import data, models, settings
+from helpers import data, models, pretrained, settings
 from helpers.pruning import channels, reconstruction, selection
 from helpers.pruning.reconstruction import Solution, Statistics
 from helpers.pruning.stream import units
@@ -94,7 +94,7 @@ def look(profile: Profile) -> OneLayer | None:
     dataset = profile.datasets[0]
     path = settings.network_path(profile.name, dataset, "dense")
     try:
-        network = models.load(path) if path.is_file() or profile.weights == "train" else models.pretrained(dataset)
+        network = models.load(path) if path.is_file() or profile.weights == "train" else pretrained.load(dataset)
         if dataset != "digits" and not (settings.cifar_dir() or settings.download_dir().is_dir()):
             return None
         images = data.load(dataset, torch.device("cpu")).train.images

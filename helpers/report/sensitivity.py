@@ -42,6 +42,10 @@ def layer_labels(names: Iterable[str]) -> list[str]:
     return labels
 
 
+def epochs_text(count: int) -> str:
+    return f"{count} epoch{'' if count == 1 else 's'}"
+
+
 def told(rows: Rows, tell) -> Markdown:
     """`tell(dataset)` for every data set, what is missing named."""
     said = []
@@ -142,8 +146,9 @@ def allocation_table(all_rows: Sequence[dict], dataset: str) -> Table | Markdown
         f"{style.dataset(dataset)}: the allocation that meets {row['target_sparsity_pct']:.2f} %.",
         digits={"Expected loss alone, points": 2},
         note=f"One tolerance for all layers, τ = {plan['tolerance']:.3f} points of validation top-1. Kept: "
-        f"{number_text(kept, 0)} of {number_text(total, 0)} weights, which is {100 * (1 - kept / total):.4f} % sparse; the target rounded to a whole "
-        f"weight asks for {number_text(total - round(total * row['target_sparsity_pct'] / 100), 0)}.",
+        f"{number_text(kept, 0)} of {number_text(total, 0)} weights, which is {100 * (1 - kept / total):.4f} % sparse; the "
+        "target rounded to a whole weight asks for "
+        f"{number_text(total - round(total * row['target_sparsity_pct'] / 100), 0)}.",
     )
 
 
@@ -189,7 +194,7 @@ def compression_table(all_rows: Sequence[dict]) -> Table | Markdown:
     frame = pd.DataFrame([[line.get(column) for column in columns] for line in lines.values()], index, columns)
     tuned = sorted({row["epochs"] for row in rows.all if row["variant"] == "curve_finetuned"})
     note = (
-        f"At once: nothing trained after pruning. Tuned: {' or '.join(map(str, tuned))} epochs with the masks held."
+        f"At once: nothing trained after pruning. Tuned: {' or '.join(map(epochs_text, tuned))} with the masks held."
         if tuned
         else ""
     )
@@ -216,8 +221,8 @@ def compression_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
             near = [r for r in tuned if r["top1_pct"] >= control[0]["top1_pct"] - points]
             last = tuned[-1]
             text += (
-                f"Fine-tuned for {last['epochs']} epochs, {len(near)} of {len(tuned)} points lie within {points:g} point of the "
-                f"fine-tuned dense network (which had {control[0]['epochs']}); the sparsest, {last['sparsity_pct']:.2f} %, "
+                f"Fine-tuned for {epochs_text(last['epochs'])}, {len(near)} of {len(tuned)} points lie within {points:g} point of "
+                f"the fine-tuned dense network (which had {control[0]['epochs']}); the sparsest, {last['sparsity_pct']:.2f} %, "
                 f"goes from {last['pruned_top1_pct']:.2f} % to {last['top1_pct']:.2f} %."
             )
         return text.strip()

@@ -96,10 +96,12 @@ def allocation(all_rows: Sequence[dict], dataset: str) -> style.Figure | Markdow
         bars = axes.barh(places, values, color=color if left is None else "#d3d7db")
         if left is not None:
             axes.barh(places, left, color=color, height=0.45)
-        if left is None:
-            axes.bar_label(bars, fmt="%.1f", padding=-30, fontsize=9, color="white")
-        else:
+        if left is not None:
             axes.bar_label(bars, fmt="%.1f", padding=3, fontsize=9, color=style.SOFT_INK)
+        for place, share in enumerate(values if left is None else ()):  # at the foot of the bar, clear of the dashed line
+            inside = share > 18
+            at, ink = (1.5, "white") if inside else (share + 1.5, style.SOFT_INK)
+            axes.text(at, place, number_text(share, 1), va="center", fontsize=9, color=ink)
         axes.set(xlabel=label, xlim=(0, 1.2 * values.max()))
         axes.grid(axis="y", visible=False)
     panels[0].set_yticks(places, layer_labels(layer["name"] for layer in layers))
@@ -133,11 +135,13 @@ def compression(all_rows: Sequence[dict]) -> style.Figure | Markdown:
                     *_factors(points), ls=":", marker=look.marker, mfc="white", color=look.color, label=f"{look.label}, at once"
                 )
             if tuned := rows.find(name, method, "curve_finetuned"):
-                epochs = f"{tuned[0]['epochs']} epoch{'s' if tuned[0]['epochs'] > 1 else ''}"
+                epochs = epochs_text(tuned[0]["epochs"])
                 axes.plot(*_factors(tuned), ls="-", marker=look.marker, color=look.color, label=f"{look.label}, {epochs}")
         for row in rows.find(name, "dense_finetuned")[:1]:
             look = style.method("dense_finetuned")
-            axes.axhline(row["top1_pct"], color=look.color, ls=look.line, lw=1.2, label=f"{look.label}, {row['epochs']} epochs")
+            axes.axhline(
+                row["top1_pct"], color=look.color, ls=look.line, lw=1.2, label=f"{look.label}, {epochs_text(row['epochs'])}"
+            )
         axes.set_xscale("log", base=2)
         axes.set_xticks([2, 4, 8, 16, 32], ["2×", "4×", "8×", "16×", "32×"])
         axes.set(title=style.dataset(name), xlabel="times fewer weights", ylabel="test top-1 (%)", ylim=(0, 101))

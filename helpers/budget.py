@@ -1,0 +1,54 @@
+"""What a row is trained with, and every setting that decides what its network is."""
+
+from dataclasses import asdict
+
+from helpers.pruning import schedule
+from helpers.results import RowKey
+from helpers.settings import Profile
+from helpers.training import Recipe
+
+
+def recipe(profile: Profile, key: RowKey) -> Recipe | None:
+    """How long and at which learning rate a row's network is trained; None for a row that trains nothing."""
+    tune, scratch = profile.finetune_lr, profile.scratch_lr
+    match key.method, key.variant:
+        case ("dense", _):
+            epochs, lr = profile.dense_epochs, scratch
+        case ("dense_finetuned", _):
+            epochs, lr = profile.finetune_epochs, tune
+        case ("layerwise_magnitude" | "global_magnitude" | "uniform_magnitude", variant):
+            if variant in ("reinitialized", "rewound"):
+                epochs, lr = profile.init_epochs, scratch
+            else:
+                epochs, lr = {"curve": 0, "curve_finetuned": profile.curve_epochs}.get(variant, profile.finetune_epochs), tune
+        case ("lasso_channels_from_scratch", _):
+            epochs, lr = profile.channel_scratch_epochs, scratch
+        case ("lasso_channels" | "l1_filters" | "random_channels", variant):
+            epochs, lr = profile.macs_curve_epochs if variant.startswith("macs=") else profile.channel_epochs, tune
+        case _:
+            epochs, lr = profile.init_epochs, scratch
+    return Recipe(epochs, profile.batch_size, lr, seed=key.seed) if epochs else None
+
+
+def made_with(profile: Profile, key: RowKey) -> dict:
+    """Every setting that decides what a row's network is; a row made with others is not reused."""
+    budget = recipe(profile, key)
+    shared = {
+        "recipe": asdict(budget) if budget else None,
+        "width_divisor": profile.width_divisor,
+        "weights": profile.weights,
+    }
+    if budget:
+        shared["dropout"] = profile.dropout
+    if key.method == "layerwise_magnitude":
+        shared["scan_images"] = profile.scan_images
+    if key.method == "grasp_iterative":
+        shared["pruning_stages"] = profile.pruning_stages
+        shared["later_score"] = "grasp" if key.variant == "signed" else schedule.LATER["grasp"]
+    if "channels" in key.method or key.method == "l1_filters":
+        shared |= {
+            "statistics_images": profile.statistics_images,
+            "positions": profile.positions,
+            "macs_share": profile.macs_share,
+        }
+    return shared

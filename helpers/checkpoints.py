@@ -1,0 +1,60 @@
+"""The whole state of a training between two epochs, in one checksummed file: weights, momentum, hook, logs."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from helpers import files, progress
+
+
+class Hook(Protocol):
+    """What a caller may do inside `fit`: prune before an epoch, hold masks after a step, survive an interruption."""
+
+    def before_epoch(self, network: nn.Module, epoch: int) -> None: ...
+    def after_step(self, network: nn.Module) -> None: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None: ...
+
+
+def write(
+    path: Path, network: nn.Module, optimizer: torch.optim.SGD, hook: Hook | None, recipe: Mapping, logs: Sequence[Mapping]
+) -> None:
+    """Store the state after the epochs in `logs`; `recipe` says what it may be continued with."""
+    tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    for name, parameter in network.named_parameters():
+        tensors[f"momentum.{name}"] = optimizer.state[parameter].get("momentum_buffer", torch.zeros_like(parameter))
+    for name, tensor in (hook.state_dict() if hook else {}).items():
+        tensors[f"hook.{name}"] = tensor
+    files.save_tensors(path, tensors, {"recipe": json.dumps(dict(recipe)), "logs": json.dumps(list(logs))})
+
+
+def resume(path: Path, network: nn.Module, optimizer: torch.optim.SGD, hook: Hook | None, recipe: Mapping) -> list[dict]:
+    """Restore the state in place and return the logs of the epochs that are done.
+
+    A damaged file, or one of another recipe or network, is named and not used: no logs, nothing restored.
+    """
+    try:
+        tensors, described = files.load_tensors(path)
+        stored, logs = json.loads(described["recipe"]), json.loads(described["logs"])
+    except (files.CorruptFile, KeyError, ValueError) as error:
+        progress.say(f"{error}; training starts again")
+        return []
+    parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}, "hook": {}}
+    for name, tensor in tensors.items():
+        part, _, rest = name.partition(".")
+        parts.setdefault(part, {})[rest] = tensor
+    shapes = {name: tensor.shape for name, tensor in parts["network"].items()}
+    if stored != dict(recipe) or shapes != {name: tensor.shape for name, tensor in network.state_dict().items()}:
+        progress.say(f"{path} belongs to another recipe or network; training starts again")
+        return []
+    network.load_state_dict(parts["network"])
+    for name, parameter in network.named_parameters():
+        buffer = torch.empty_like(parameter)  # in the parameter's memory format, as the optimizer's own would be
+        optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(parts["momentum"][name])
+    if hook is not None:
+        hook.load_state_dict(parts["hook"])
+    return logs

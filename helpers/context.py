@@ -1,0 +1,119 @@
+"""What the making of one row starts from: its data, its dense network, its scans and widths, its training."""
+
+import json
+from dataclasses import asdict
+from functools import cached_property
+
+import torch
+
+from helpers import budget, data, files, models, plan, pretrained, progress, settings, training
+from helpers.models import VGG
+from helpers.pruning import channels, scan, widths
+from helpers.results import RowKey
+from helpers.settings import Profile
+from helpers.training import EpochLog
+
+PER_CLASS = 10  # images a class for saliency scores (Wang et al. 2020, section 5)
+
+
+class Context:
+    """One row in the making: its data, its dense network, its recipes and its files."""
+
+    def __init__(self, profile: Profile, key: RowKey):
+        self.profile, self.key = profile, key
+
+    @cached_property
+    def splits(self) -> data.Splits:
+        return data.load(self.key.dataset)
+
+    def new_network(self) -> VGG:
+        """Freshly initialised by the row's seed."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.key.seed)
+            hidden = tuple(width // self.profile.width_divisor for width in (512, 512))
+            network = VGG(
+                len(self.splits.classes),
+                models.scaled(models.VGG16, self.profile.width_divisor),
+                hidden,
+                dropout=self.profile.dropout,
+                normalization=models.NORMALIZATIONS.get(self.key.dataset, models.NORMALIZATIONS["half"]),
+            )
+        return network.to(settings.device())
+
+    def dense(self) -> VGG:
+        """The trained dense network every method after training starts from; trained once where the profile says so."""
+        if self.profile.weights == "local":
+            return self._ready(pretrained.load(self.key.dataset))
+        path = settings.network_path(self.profile.name, self.key.dataset, "dense")
+        # not the lock of the row "dense", which its maker holds while it calls this
+        with files.lock(settings.lock_path(self.profile.name, self.key.dataset, "dense-weights")):
+            if path.is_file():
+                try:
+                    return self._ready(models.load(path))
+                except files.CorruptFile as error:
+                    progress.say(f"{error}; it is trained again")
+            main = Context(self.profile, RowKey(self.key.dataset, "dense", seed=self.profile.seeds[0]))
+            network = main.new_network()
+            main.fit(network)
+            models.save(network, path)
+            return self._ready(models.load(path))
+
+    def _ready(self, network: VGG) -> VGG:
+        network.set_dropout(self.profile.dropout)
+        return network.to(settings.device())
+
+    @property
+    def weights_name(self) -> str:
+        return f"given, {self.key.dataset}" if self.profile.weights == "local" else f"trained, {self.profile.dense_epochs} epochs"
+
+    def fit(self, network: VGG, hook: training.Hook | None = None) -> list[EpochLog]:
+        """Train for the row's budget, resumable."""
+        return training.fit(
+            network,
+            self.splits.train,
+            budget.recipe(self.profile, self.key),
+            val=self.splits.val,
+            hook=hook,
+            checkpoint=settings.checkpoint_path(self.profile.name, self.key.dataset, self.key.row_id),
+            label=f"{self.key.dataset} {self.key.row_id}",
+        )
+
+    def scoring_batch(self, network: VGG) -> tuple[torch.Tensor, torch.Tensor]:
+        chosen = data.class_balanced(self.splits.train, PER_CLASS, self.key.seed)
+        return data.normalize(chosen.images, network.normalization), chosen.labels
+
+    def sensitivity_scan(self, network: VGG) -> scan.Scan:
+        """The sensitivity scan of the dense network: made once a data set, kept for every sparsity and seed."""
+        path = settings.scan_path(self.profile.name, f"{self.key.dataset}.json")
+        with files.lock(settings.lock_path(self.profile.name, "scans", self.key.dataset)):
+            val = self.splits.val.subset(torch.arange(min(self.profile.scan_images, len(self.splits.val))))
+            return scan.scan(network, val, path=path, dtype=settings.fast_dtype())
+
+    def samples(self) -> channels.Samples:
+        """The rows channel selection is solved from."""
+        return channels.Samples(self.profile.statistics_images, self.profile.positions, seed=self.key.seed)
+
+    def chosen_widths(self, network: VGG) -> widths.Widths:
+        """The widths of a row: the same for every method at one budget, chosen from reconstruction errors on training images."""
+        variant, profile = self.key.variant, self.profile
+        dense_macs = widths.macs_with_batch_norm(network)
+        fewer = plan.MACS_CURVE.get(variant)
+        macs_budget = int(dense_macs / fewer) if fewer else int(dense_macs * profile.macs_share)
+        rule = variant.removeprefix("widths=") if variant.startswith("widths=") else "marginal"
+        multiple = 1 if variant == "unrounded" else max(1, 8 // profile.width_divisor)
+        errors = self._error_curves(network) if rule == "marginal" else None
+        return widths.for_budget(network, macs_budget, rule=rule, multiple=multiple, errors=errors)
+
+    def _error_curves(self, network: VGG) -> dict[str, torch.Tensor]:
+        """Reconstruction error by channels kept, a layer at a time; made once a data set."""
+        path = settings.scan_path(self.profile.name, f"{self.key.dataset}-channels.safetensors")
+        samples = channels.Samples(self.profile.statistics_images, self.profile.positions, seed=self.profile.seeds[0])
+        made_with = {"made_with": json.dumps([asdict(samples), files.digest_of(network.state_dict())])}
+        with files.lock(settings.lock_path(self.profile.name, "scans", f"{self.key.dataset}-channels")):
+            if path.is_file():
+                curves, described = files.load_tensors(path)
+                if described == made_with:
+                    return curves
+            curves = channels.error_curves(network, self.splits.train.images, samples=samples)
+            files.save_tensors(path, curves, made_with)
+        return curves

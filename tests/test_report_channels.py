@@ -1,0 +1,83 @@
+import base64
+
+import numpy as np
+import pytest
+import torch
+
+from helpers import models
+from helpers.pruning import reconstruction, selection
+from helpers.report import channels, one_layer
+from helpers.report.evidence import Rows
+from helpers.report.plots import channels as plots
+
+HALF = tuple("M" if width == "M" else width // 2 for width in models.VGG16)
+
+
+def row(method: str, variant: str = "", **columns) -> dict:
+    bits = np.arange(200) % 10 != 0
+    made = {
+        "dataset": "cifar10",
+        "method": method,
+        "variant": variant,
+        "seed": 0,
+        "epochs": 2,
+        "top1_pct": 90.0,
+        "top5_pct": 99.0,
+        "pruned_top1_pct": 80.0,
+        "macs": 80e6,
+        "params": 4_000_000,
+        "size_mib": 15.0,
+        "latency_ms": 2.0,
+        "latency_batch128_ms": 50.0,
+        "device": "a processor",
+        "widths": list(HALF),
+        "channel_reports": [
+            {"error_before": 0.4, "error_after": 0.1 + n / 100, "solver": "cholesky, ridge 1e-03"} for n in range(13)
+        ],
+        "correct": base64.b64encode(np.packbits(bits)).decode(),
+        "test_images": 200,
+        "settings": {"width_divisor": 1, "macs_share": 0.25},
+    }
+    return made | columns
+
+
+DENSE = row("dense", macs=320e6, params=16_000_000, size_mib=60.0, latency_ms=6.0, latency_batch128_ms=300.0, epochs=0)
+
+
+def test_the_toys_answer_is_the_one_found_by_hand():
+    toy = one_layer.toy()
+    kept, _ = selection.path(toy.statistics, toy.W).keep(3)
+    solved = reconstruction.solve(toy.statistics, kept, toy.W[:, kept])
+    assert "by hand" in one_layer.toy_checked(toy, kept, solved).html
+    with pytest.raises(AssertionError):
+        one_layer.toy_checked(toy, kept, reconstruction.Solution(toy.W[:, kept], solved.bias, "none"))
+    with pytest.raises(AssertionError):
+        one_layer.toy_checked(toy, torch.tensor([0, 1, 4]), solved)
+
+
+def test_savings_are_ratios_of_the_rows():
+    found = channels.savings(Rows([DENSE, row(channels.MAIN)]), "cifar10")
+    assert found == {"MACs": 4, "Size": 4, "Latency, batch 1": 3, "Latency, batch 128": 6, "Activations": 2}
+    assert channels.activations(models.VGG16) == 276_480
+
+
+def test_what_is_seen_follows_from_the_rows():
+    rows = [DENSE, row(channels.MAIN), row(channels.MAIN, "no_reconstruction", pruned_top1_pct=30.0)]
+    assert "4.00× fewer" in channels.widths_seen(rows).data and "it is kept" in channels.widths_seen(rows).data
+    broken = [DENSE, row(channels.MAIN, macs=81e6)]
+    assert "it is broken" in channels.widths_seen(broken).data
+    assert "40.0 % on average" in channels.errors_seen(rows).data and "conv 13 (22.0 %)" in channels.errors_seen(rows).data
+    assert "without reconstruction: −50.00 points right after pruning" in channels.ablations_seen(rows).data
+    assert "88.01 %, ours is +1.99 points" in channels.against_seen(rows).data
+    assert "3.0× faster at batch 1 and 6.0× at batch 128" in channels.savings_seen(rows).data
+    assert "write-up" in channels.against_write_up(rows).html
+
+
+def test_missing_rows_are_said_and_nothing_fails():
+    assert "Missing" in channels.against_write_up([]).data
+    for rows in ([], [DENSE]):
+        for show in (channels.curve_table, channels.ablations, plots.accuracy, plots.savings):
+            assert "Missing" in show(rows).data
+        for seen in (channels.widths_seen, channels.errors_seen, channels.curve_seen, channels.ablations_seen):
+            assert ("Not told" in seen(rows).data) == bool(rows)
+        assert "Missing" in plots.widths(rows, "cifar10").data and "Missing" in plots.errors(rows, "cifar10").data
