@@ -111,9 +111,12 @@ class Context:
         made_with = {"made_with": json.dumps([asdict(samples), files.digest_of(network.state_dict())])}
         with files.lock(settings.lock_path(self.profile.name, "scans", f"{self.key.dataset}-channels")):
             if path.is_file():
-                curves, described = files.load_tensors(path)
-                if described == made_with:
-                    return curves
+                try:
+                    curves, described = files.load_tensors(path)
+                    if described == made_with:
+                        return curves
+                except files.CorruptFile as error:
+                    progress.say(f"{error}; the errors are measured again")
             curves = channels.error_curves(network, self.splits.train.images, samples=samples)
             files.save_tensors(path, curves, made_with)
         return curves

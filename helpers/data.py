@@ -187,7 +187,7 @@ def _decoded(name: str, path: Path, expected: int) -> tuple[Split, int, tuple[st
 def _decode(name: str, path: Path, expected: int) -> tuple[Split, int, tuple[str, ...]]:
     advice = f"{path} is damaged or of another layout"
     try:
-        table = pyarrow.parquet.read_table(path)
+        table = pyarrow.parquet.read_table(path, page_checksum_verification=True)  # where it has checksums
         column = "img" if "img" in table.column_names else "image"
         stored = table[column].to_pylist()
         labels = torch.tensor(table[LABEL_COLUMNS[name]].to_pylist(), dtype=torch.int64)
@@ -196,8 +196,8 @@ def _decode(name: str, path: Path, expected: int) -> tuple[Split, int, tuple[str
     except (pyarrow.ArrowException, OSError, KeyError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
         raise files.CorruptFile(f"{advice} ({type(error).__name__}: {str(error)[:120]}); fetch it again") from None
     classes = _class_names(name, table.schema.metadata or {})
-    counts = torch.bincount(labels.clamp(min=0), minlength=len(classes))
-    if images.shape != (expected, 3, 32, 32) or labels.min() < 0 or counts.tolist() != [expected // len(classes)] * len(classes):
+    counts = torch.bincount(labels.clamp(-1, len(classes)) + 1, minlength=len(classes) + 2)  # both ends: no class
+    if images.shape != (expected, 3, 32, 32) or counts.tolist() != [0, *[expected // len(classes)] * len(classes), 0]:
         raise files.CorruptFile(
             f"{advice}: expected {expected} images of 32×32 in {len(classes)} equal classes, "
             f"found {tuple(images.shape)}; fetch it again"

@@ -216,6 +216,9 @@ def load(path: str | Path) -> VGG:
     tensors, metadata = files.load_tensors(path)
     if metadata.get("kind") != FILE_KIND:
         raise files.CorruptFile(f"{path} holds {metadata.get('kind', 'something else')!r}, not a network ({FILE_KIND!r})")
-    network = build(json.loads(metadata["architecture"]))
-    network.load_state_dict(tensors)
+    try:
+        network = build(json.loads(metadata["architecture"]))
+        network.load_state_dict(tensors)
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise files.CorruptFile(f"{path} does not hold the network it describes ({str(error).splitlines()[0]})") from None
     return network.eval()

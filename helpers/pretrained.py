@@ -1,6 +1,7 @@
 """Trained VGG16-BN networks for CIFAR, from a local file or the public release; nothing is executed from either."""
 
 import json
+import pickle
 from pathlib import Path
 
 import torch
@@ -62,11 +63,14 @@ def _from_file(path: Path) -> tuple[dict[str, Tensor], models.Normalization]:
 
 def _from_hub(dataset: str) -> dict[str, Tensor]:
     # the state dict alone: torch.hub.load would run the repository's code
+    stored = Path(torch.hub.get_dir()) / "checkpoints" / RELEASED[dataset]
     try:
         return torch.hub.load_state_dict_from_url(
             f"{RELEASE}/{RELEASED[dataset]}", map_location="cpu", check_hash=True, progress=False, weights_only=True
         )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        if stored.is_file():
+            raise files.CorruptFile(f"{stored} is not the state dict it should be; delete it to have it fetched again") from None
         raise FileNotFoundError(
             f"the released weights for {dataset} could not be fetched ({str(error)[:120]}); use local ones"
         ) from None

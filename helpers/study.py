@@ -23,11 +23,11 @@ from helpers.sparse import convolution, storage
 
 MIB = 2**20
 NOT_COMPUTED = "not computed yet: `make study` computes it"
-QUIET = ("latency_ms", "sparse_latency_ms", "peak_memory_mib", "energy_mj")
-MEASURED_QUIETLY = (  # what the quiet pass may change in a row
+QUIET = (
     *("latency_ms", "latency_p90_ms", "latency_batch128_ms", "sparse_latency_ms", "sparse_latency_batch128_ms"),
-    *("peak_memory_mib", "average_memory_mib", "energy_mj", "reasons", "device", "threads", "commit", "sparse_plan"),
+    *("peak_memory_mib", "average_memory_mib", "energy_mj"),
 )
+MEASURED_QUIETLY = (*QUIET, "reasons", "device", "threads", "commit")  # what the quiet pass may change in a row
 
 
 def rows(profile: Profile, topic: str | None = None, *, compute_missing: bool | None = None) -> list[dict]:
@@ -179,7 +179,8 @@ def _measure_dataset(profile: Profile, dataset: str, wanted: dict[RowKey, dict],
         spent, why = measurement.energy(networks[key], many, seconds=seconds)
         reasons = {"energy_mj": why} if spent is None else {}
         if sparse not in runs:
-            reasons["sparse_latency_ms"] = unavailable or "not measured: the network has no zeros to skip"
+            why_not = f"not measured: {unavailable}" if unavailable else "not measured: the network has no zeros to skip"
+            reasons |= dict.fromkeys(("sparse_latency_ms", "sparse_latency_batch128_ms"), why_not)
         row |= {
             "latency_ms": single[dense].median_ms,
             "latency_p90_ms": single[dense].p90_ms,

@@ -30,7 +30,7 @@ class Samples:
     images: int = 5000
     positions: int = 10
     seed: int = 0
-    selection_positions: int = 2
+    selection_positions: int = 1
 
     def choose(self, images: Tensor) -> Tensor:
         """At most `images` of the given ones, without replacement, in their order."""
@@ -111,9 +111,9 @@ def patches(maps: Tensor, positions: Tensor) -> Iterator[tuple[list[int], Tensor
     inside = ((rows >= 0) & (rows < side) & (columns >= 0) & (columns < side)).to(maps.device)
     image = torch.arange(len(positions)).repeat_interleave(positions.shape[1]).unsqueeze(1)
     index = (image * side * side + rows.clamp(0, side - 1) * side + columns.clamp(0, side - 1)).to(maps.device)
-    flat = _by_position(maps).float()
+    flat = _by_position(maps)
     if side > GROUPED_SIDE:
-        X = flat[index]
+        X = flat[index].float()
         X[~inside] = 0
         yield list(range(9)), torch.arange(len(index), device=maps.device), X
         return
@@ -121,7 +121,7 @@ def patches(maps: Tensor, positions: Tensor) -> Iterator[tuple[list[int], Tensor
     for code in codes.unique().tolist():
         taps = [tap for tap in range(9) if code >> tap & 1]
         of_code = (codes == code).nonzero().squeeze(1)
-        yield taps, of_code, flat[index[of_code][:, taps]]
+        yield taps, of_code, flat[index[of_code][:, taps]].float()
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ from helpers.report.sensitivity import (
     CURVE_METHODS,
     MAIN,
     absent,
+    epochs_text,
     layer_labels,
 )
 from helpers.report.tables import number_text
