@@ -17,6 +17,7 @@ give at the dense speed: MACs / effective MACs. Efficiency is ratio / bound.
 import argparse
 import statistics
 import time
+import warnings
 from collections.abc import Callable
 
 import torch
@@ -207,6 +208,8 @@ def break_even(rows: list[dict]) -> list[dict]:
     found = []
     for batch in sorted({row["batch"] for row in rows}):
         curve = [r for r in rows if r["batch"] == batch and r["allocation"] == "uniform" and "strongest" in r["note"]]
+        if not curve or min(row["sparsity"] for row in curve) > BREAK_EVEN_GOAL:
+            continue  # too few sparsities to tell
         above = []
         for row in sorted(curve, key=lambda r: -r["sparsity"]):
             if row["ratio"] < 1:
@@ -222,6 +225,7 @@ def break_even(rows: list[dict]) -> list[dict]:
 
 def run(quick: bool = False) -> list[dict]:
     """Rows with name, ours_ms, theirs_ms, ratio, goal (None where none is set) and note."""
+    warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
     reason = kernels.available()
     if reason is not None:
         return [{"name": "sparse inference", "ours_ms": None, "theirs_ms": None, "ratio": None, "goal": None, "note": reason}]

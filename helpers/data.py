@@ -194,7 +194,8 @@ def _decode(name: str, path: Path, expected: int) -> tuple[Split, int, tuple[str
         arrays = [np.asarray(Image.open(io.BytesIO(item["bytes"])).convert("RGB")) for item in stored]
         images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
     except (pyarrow.ArrowException, OSError, KeyError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
-        raise files.CorruptFile(f"{advice} ({type(error).__name__}: {str(error)[:120]}); fetch it again") from None
+        reason = " ".join(str(error).split())[:120]
+        raise files.CorruptFile(f"{advice} ({type(error).__name__}: {reason}); fetch it again") from None
     classes = _class_names(name, table.schema.metadata or {})
     counts = torch.bincount(labels.clamp(-1, len(classes)) + 1, minlength=len(classes) + 2)  # both ends: no class
     if images.shape != (expected, 3, 32, 32) or counts.tolist() != [0, *[expected // len(classes)] * len(classes), 0]:

@@ -22,7 +22,7 @@ from helpers.results import RowKey
 from helpers.sparse import storage
 
 DAMAGES = 1000
-IMAGES = 20
+IMAGES = 10
 
 
 def damaged(whole: bytes, seed: int, count: int = DAMAGES) -> Iterator[bytes]:
@@ -114,7 +114,7 @@ def test_damaged_parquet_is_told_or_holds_the_same_images(tmp_path):
 
 
 def parquet_file(path) -> bytes:
-    """Two images of noise a class, written with checksums of the pages."""
+    """An image of noise for every class, written with checksums of the pages."""
     noise = np.random.default_rng(0).integers(0, 256, (IMAGES, 32, 32, 3), dtype=np.uint8)
     stored = []
     for i, image in enumerate(noise):

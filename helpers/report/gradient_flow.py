@@ -29,7 +29,7 @@ def toy() -> Toy:
     with torch.random.fork_rng():
         torch.manual_seed(3)
         network = models.VGG(3, (4, "M"), (6,), image_size=4).eval()
-        images, labels = torch.randn(30, 3, 4, 4), torch.arange(30) % 3
+        images, labels = torch.randn(200, 3, 4, 4), torch.arange(200) % 3
     score = saliency.grasp_score(network, images, labels, batch_norm="eval")
     layers = models.weight_layers(network).values()
     before, changes = _squared_gradient(network, images, labels), []

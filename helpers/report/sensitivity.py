@@ -21,7 +21,7 @@ SEEN = "**What is seen.** "
 
 def absent(what: str) -> Markdown:
     """What stands in place of something whose rows do not exist."""
-    return Markdown(f"*Missing: {what} was not computed yet; `make study` computes it.*")
+    return Markdown(f"*Missing: {what}; `make study` computes it.*")
 
 
 def missing(planned: Sequence[Planned]) -> Markdown:
@@ -207,6 +207,8 @@ def compression_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
 
     def tell(dataset: str) -> str:
         dense = value(rows.one(dataset, "dense"), "top1_pct")
+        if not any(rows.find(dataset, method, "curve") for method in CURVE_METHODS):
+            raise Missing(f"no row of accuracy against compression on {style.dataset(dataset)}")
         held = []
         for method in CURVE_METHODS:
             found = [r for r in rows.find(dataset, method, "curve") if r["top1_pct"] >= dense - points]
@@ -223,7 +225,7 @@ def compression_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
             text += (
                 f"Fine-tuned for {epochs_text(last['epochs'])}, {len(near)} of {len(tuned)} points lie within {points:g} point "
                 f"of the fine-tuned dense network (which had {control[0]['epochs']}); the sparsest, "
-                f"{last['sparsity_pct']:.2f} %, goes from {last['pruned_top1_pct']:.2f} % to {last['top1_pct']:.2f} %."
+                f"{last['sparsity_pct']:.2f} %, reaches {last['top1_pct']:.2f} %."
             )
         return text.strip()
 

@@ -7,6 +7,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -89,6 +90,9 @@ def _opened(library: Path) -> ctypes.CDLL:
 @functools.cache
 def load() -> ctypes.CDLL:
     """The compiled functions; Unavailable when there is no compiler, no ninja or the build fails."""
+    beside = str(Path(sys.executable).parent)  # where pip puts ninja, also when the environment was never activated
+    if beside not in os.environ.get("PATH", "").split(os.pathsep):
+        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), beside])
     for tool in (_compiler(), "ninja"):
         if shutil.which(tool) is None:
             raise Unavailable(f"sparse kernels need {tool}, which is not installed: networks run dense")

@@ -32,8 +32,8 @@ def toy(toy: Toy) -> style.Figure:
     for axis in ("x", "y"):
         getattr(axes, f"set_{axis}scale")("symlog", linthresh=100 * KNEE)
         getattr(axes, f"{axis}axis").set_major_formatter(lambda v, _: f"{v:g}".replace("-", "−"))
-    axes.set(xlabel="score −θ ⊙ Hg, in % of ‖g‖²", ylabel="change of ‖g‖² without the weight (%)")
-    axes.legend(loc="upper left")
+    axes.set(xlabel=r"score $-\theta \odot Hg$ (% of $|g|^2$)", ylabel=r"change of $|g|^2$ without the weight (%)")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2)
     return style.show(
         figure,
         "02_toy",
@@ -129,11 +129,7 @@ def accuracy_against_cost(all_rows: Sequence[Mapping]) -> style.Figure | Markdow
                 axes.vlines(x, bounds.low, bounds.high, color=look.color, lw=1.2, alpha=0.6)
                 axes.plot(x, row["top1_pct"], look.marker, color=look.color, label=look.label)
                 labels.append((x, row["top1_pct"], look.label, look.color))
-            axes.set_xscale("log")
-            axes.xaxis.set_major_formatter(lambda v, _: f"{v:g}")
-            axes.xaxis.set_minor_formatter(lambda v, _: "")
-            axes.set(xlabel=label, title=style.dataset(dataset))
-            axes.margins(x=0.25)
+            axes.set(xlabel=label, title=style.dataset(dataset), xlim=(0, 1.15 * max(row[column] for row in some.values()) / 1e6))
             if column == "effective_macs":
                 style.scatter_labels(axes, labels)
         line[0].set_ylabel("top-1 (%)")
@@ -162,7 +158,9 @@ def densities(all_rows: Sequence[Mapping], dataset: str) -> style.Figure | Markd
         axes.plot(np.arange(len(share)), share, look.line, marker=look.marker, color=look.color, label=look.label)
         names = [layer["name"] for layer in row["layers"]]
     axes.set_yscale("log")
+    axes.set_yticks([tick for tick in (1, 2, 5, 10, 20, 50, 100) if tick >= axes.get_ylim()[0]])
     axes.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    axes.minorticks_off()
     axes.set_xticks(range(len(names)), layer_labels(names), rotation=45, ha="right", rotation_mode="anchor")
     axes.set(ylabel="weights kept (%, log scale)")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside right center")
