@@ -70,7 +70,7 @@ def _of(profile: Profile, dataset: str) -> Iterator[Planned]:
     yield row("B", "magnitude", "dense_finetuned", variant="normalization=half")
     for name in ("none", "imagenet"):
         yield row("C", "magnitude", "dense_finetuned", variant=f"normalization={name}")
-    yield row("C", "saliency", "grasp_iterative", saliency, variant="signed")  # GraSP's own sign at every stage
+    yield row("B", "saliency", "grasp_iterative", saliency, variant="signed")  # GraSP's own sign at every stage
     for method in ("grasp", "snip"):
         for check in ("shuffled", "reinitialized", "inverted"):
             yield row("C", "saliency", method, saliency, variant=check)

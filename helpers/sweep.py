@@ -158,13 +158,14 @@ def require_workers(workers: Mapping[str, Mapping]) -> None:
         raise ValueError(f"the worker {several[0]} takes {rows[several[0]]:g} rows at once; start it with: {WORKER}")
 
 
-def local_cluster(workers: int | None = None) -> SpecCluster:
+def local_cluster(workers: int | None = None, threads: int | None = None) -> SpecCluster:
     """Worker processes on this machine: one a GPU, else one for every two cores; they share the cores evenly."""
     gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
     count = workers or gpus or max(1, cores // 2)
+    threads = threads or max(1, cores // count)
 
     def options(i: int) -> dict:
-        environment = {"OMP_NUM_THREADS": str(max(1, cores // count))}
+        environment = {"OMP_NUM_THREADS": str(threads)}
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(i % gpus)
         return {"nthreads": 1, "resources": {RESOURCE: 1}, "memory_limit": 0, "env": environment}

@@ -150,29 +150,35 @@ def costs(rows: Sequence[dict]) -> Table:
 
 def costs_seen(rows: Sequence[dict]) -> Markdown:
     """How our dense rows compare with the write-up's and the published ones."""
-    said = []
-    for row in dense(rows):
-        name, interval = style.dataset(row["dataset"]), wilson(row)
-        said.append(
-            f"On {name} the dense network classifies {row['top1_pct']:.2f} % of the test images correctly (95 % interval "
-            f"{interval.low:.2f} to {interval.high:.2f}) and stores {row['size_mib']:.2f} MiB."
-        )
-        theirs = assignment.reported(row["dataset"], "dense", "top1_pct")
-        if theirs is None:
-            continue
-        published = assignment.published(row["dataset"], "dense").iloc[0]
-        macs = assignment.reported(row["dataset"], "dense", "macs")
-        said.append(
-            f"Its MACs differ from the write-up's by {abs(100 * (row['macs'] / macs - 1)):.3f} %, so it is the same network; "
-            f"the write-up's top-1 of {theirs:.2f} % lies {abs(row['top1_pct'] - theirs):.2f} points "
-            f"{'below' if theirs < row['top1_pct'] else 'above'} ours and {abs(published['top1_pct'] - theirs):.2f} points "
-            f"{'below' if theirs < published['top1_pct'] else 'above'} what the released weights reach."
-        )
+    lines = [f"- {style.dataset(row['dataset'])}: {_beside(row)}" for row in dense(rows)]
     if any(assignment.reported(row["dataset"], "dense", "top1_pct") for row in dense(rows)):
-        said.append("Whether wrongly normalised images explain that gap is tested in [the next notebook](01_sensitivity.ipynb).")
+        last = "Whether wrongly normalised images explain that baseline is tested in [the next notebook](01_sensitivity.ipynb)."
     else:
-        said.append("These are not the write-up's data: only file size and MACs of the full network compare with it.")
-    return Markdown("**What is seen.** " + " ".join(said))
+        last = "These are not the write-up's data: only file size and MACs of the full network compare with it."
+    return Markdown("**What is seen.**\n\n" + "\n".join(lines) + f"\n\n{last}")
+
+
+def _beside(row: dict) -> str:
+    """One dense row in words, beside the write-up's and the published figures where there are any."""
+    interval = wilson(row)
+    text = (
+        f"{row['top1_pct']:.2f} % of the test images are classified correctly (95 % interval {interval.low:.2f} to "
+        f"{interval.high:.2f}); the file has {row['size_mib']:.2f} MiB."
+    )
+    theirs, macs = (assignment.reported(row["dataset"], "dense", column) for column in ("top1_pct", "macs"))
+    if theirs is None:
+        return text
+    apart = abs(100 * (row["macs"] / macs - 1))
+    released = float(assignment.published(row["dataset"], "dense")["top1_pct"].iloc[0])
+    same = "the same" if apart < 0.01 else "another"
+    return text + (
+        f" MACs differ from the write-up's by {apart:.3f} %: {same} architecture. Its top-1 of {theirs:.2f} % lies "
+        f"{_points(theirs, row['top1_pct'])} ours and {_points(theirs, released)} what the released weights reach."
+    )
+
+
+def _points(a: float, b: float) -> str:
+    return f"{abs(a - b):.2f} points {'below' if a < b else 'above'}"
 
 
 def classes_seen(rows: Sequence[dict]) -> Markdown:

@@ -13,23 +13,20 @@ import contextlib
 import os
 import signal
 import sys
-import tempfile
-import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
-from tqdm import tqdm
 
 from helpers import files, results, settings
-from helpers.report import index, pages
+from helpers.report import console, index, pages
 
 NOTEBOOKS = settings.ROOT / "notebooks"
-TIMEOUT_S = {"demo": 15 * 60, "study": 24 * 3600, "paper": 14 * 24 * 3600}  # a cell
+TIMEOUT_S = {"demo": 3600, "study": 24 * 3600, "paper": 14 * 24 * 3600}  # a cell
 INTERRUPTED = 130
 
 
@@ -119,7 +116,7 @@ def build(profile: str, only: Sequence[str] = (), timeout: float | None = None, 
     with files.lock(settings.build_dir(profile) / "build.lock", wait=False):
         for path in chosen:
             page = site[paths.index(path)]
-            with _console(path.stem) as advance:
+            with console.progress(path.stem) as advance:
                 notebook, failure = execute(path, profile, timeout or TIMEOUT_S[profile], advance)
             partial = out / f"{path.stem}.partial.html"
             target = partial if failure else out / page.file
@@ -149,46 +146,6 @@ def provenance(profile: str) -> dict[str, str]:
         "Commit": results.commit(),
         "Built": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     }
-
-
-@contextlib.contextmanager
-def _console(name: str) -> Iterator:
-    """Show on standard error how far a notebook is: a bar in a terminal, plain lines elsewhere, and what the work says."""
-    terminal, began = sys.stderr.isatty(), time.monotonic()
-    bar = tqdm(desc=name, unit="cell", leave=True, disable=not terminal)
-    over = threading.Event()
-    with tempfile.TemporaryDirectory() as folder:
-        log = Path(folder) / "progress.log"
-        log.touch()
-        os.environ["PROGRESS_LOG"] = str(log)
-
-        def follow() -> None:
-            with open(log, encoding="utf-8") as handle:
-                while True:
-                    ended = over.is_set()  # read before the lines: none written until then is lost
-                    for line in handle:
-                        bar.write(f"{name}  {line.rstrip()}", file=sys.stderr)
-                    if ended:
-                        return
-                    over.wait(0.5)
-
-        def advance(cell: int, of: int) -> None:
-            if terminal:
-                bar.total = of
-                bar.update(cell - bar.n)
-            else:
-                print(f"{name}  cell {cell}/{of}  {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
-
-        follower = threading.Thread(target=follow, daemon=True)
-        follower.start()
-        try:
-            yield advance
-        finally:
-            over.set()
-            follower.join()
-            bar.close()
-            os.environ.pop("PROGRESS_LOG", None)
-    print(f"{name}  {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -53,10 +53,12 @@ def toy_seen(toy: Toy) -> Markdown:
     """Does the score say what happens when the weight goes?"""
     first = toy.score >= toy.score.quantile(0.8)
     last = toy.score <= toy.score.quantile(0.2)
+    agrees = toy.change[last].mean() < toy.change[first].mean()
+    kept = "So GraSP keeps the weights without which the gradient would shrink most." if agrees else "Here the score misleads."
     return Markdown(
         f"**What is seen.** Over {len(toy.score)} weights, score and measured change correlate at "
         f"{number_text(toy.correlation, 2)}. Removing one of the fifth with the largest scores, which GraSP removes first, "
         f"changes the squared gradient norm by {signed(100 * float(toy.change[first].mean()), 1)} % on average; removing one of "
-        f"the fifth with the smallest, by {signed(100 * float(toy.change[last].mean()), 1)} %. So GraSP keeps the weights "
-        "without which the gradient would shrink. It says nothing of the loss itself."
+        f"the fifth with the smallest, by {signed(100 * float(toy.change[last].mean()), 1)} %. {kept} "
+        "It says nothing of the loss itself."
     )

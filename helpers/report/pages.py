@@ -16,6 +16,7 @@ from nbconvert import HTMLExporter
 from helpers import files
 
 SITE = "Does pruning pay?"
+SHORT = {"Grasp": "GraSP"}
 TEMPLATES = Path(__file__).parent / "template"
 MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$]+?)(?<!\s)\$(?!\w)", re.DOTALL)
 UNIT = re.compile(r"(?<=\d) (?=(?:%|×|MiB|MB|ms|mJ|s|M|points?|epochs?|images)\b|%|×)")
@@ -49,7 +50,8 @@ def describe(path: Path) -> Page:
     title = paragraphs[0].lstrip("# ").strip() if paragraphs and paragraphs[0].startswith("# ") else path.stem
     title, *rest = title.split("\n")
     question = next((p for p in ["\n".join(rest).strip(), *paragraphs[1:]] if p), "")
-    return Page(f"{path.stem}.html", title, path.stem.split("_", 1)[-1].replace("_", " ").capitalize(), _plain(question))
+    short = path.stem.split("_", 1)[-1].replace("_", " ").capitalize()
+    return Page(f"{path.stem}.html", title, SHORT.get(short, short), _plain(question))
 
 
 def body(notebook: nbformat.NotebookNode) -> Body:

@@ -11,12 +11,25 @@ from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
 import seaborn as sns
-from matplotlib import colors, font_manager
-from matplotlib.transforms import Bbox
+from matplotlib import font_manager
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from helpers import files, settings
+from helpers.report.labels import direct_labels, scatter_labels, text_color
+
+__all__ = [
+    "Figure",
+    "MethodStyle",
+    "apply",
+    "dataset",
+    "direct_labels",
+    "method",
+    "scatter_labels",
+    "show",
+    "stored",
+    "text_color",
+]
 
 INK, SOFT_INK, RULE = "#1d2125", "#5b636b", "#d9dcdf"
 ACCENT, WARN = "#1f5c3d", "#b3401f"
@@ -75,19 +88,6 @@ def dataset(name: str) -> str:
     return DATASETS.get(name, name)
 
 
-def text_color(color: str) -> str:
-    """`color`, darkened until text in it stands out from white (contrast of at least 4.5 to 1, as WCAG defines it)."""
-    red, green, blue = colors.to_rgb(color)
-    while 1.05 / (_luminance(red, green, blue) + 0.05) < 4.5:
-        red, green, blue = 0.94 * red, 0.94 * green, 0.94 * blue
-    return colors.to_hex((red, green, blue))
-
-
-def _luminance(*channels: float) -> float:
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
-
-
 def apply() -> None:
     """Set the look of every figure drawn after this call."""
     installed = {font.name for font in font_manager.fontManager.ttflist}
@@ -131,61 +131,6 @@ def apply() -> None:
     )
 
 
-def direct_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]], *, gap_pt: float = 11) -> None:
-    """Write (x, y, text, colour) beside the points they name, to the right, pushed apart where they would overlap.
-
-    Call it after the axis limits are final: positions are worked out in points on the canvas.
-    """
-    axes.figure.draw_without_rendering()
-    to_pixels, scale = axes.transData.transform, axes.figure.dpi / 72
-    placed = sorted(((to_pixels((x, y))[1] / scale, x, y, text, color) for x, y, text, color in labels), key=lambda p: p[0])
-    lowest = float("-inf")
-    heights = []
-    for height, *_ in placed:
-        lowest = max(height, lowest + gap_pt)
-        heights.append(lowest)
-    centre = (sum(heights) - sum(p[0] for p in placed)) / max(1, len(placed))  # the pushes go both ways, not only up
-    for height, (true, x, y, text, color) in zip(heights, placed, strict=True):
-        offset = (8, height - true - centre)
-        axes.annotate(text, (x, y), offset, textcoords="offset points", color=text_color(color), va="center", fontsize=9)
-
-
-def scatter_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]]) -> None:
-    """Write (x, y, text, colour) next to the points they name, each where it covers least of the others.
-
-    Call it after the axis limits are final.
-    """
-    axes.figure.draw_without_rendering()
-    scale, frame = axes.figure.dpi / 72, axes.get_window_extent()
-    points = [axes.transData.transform((x, y)) for x, y, *_ in labels]
-    taken = [Bbox.from_extents(px - 6 * scale, py - 6 * scale, px + 6 * scale, py + 6 * scale) for px, py in points]
-    for (x, y, text, color), point in zip(labels, points, strict=True):
-        written = axes.annotate(
-            text, (x, y), (0, 0), textcoords="offset points", color=text_color(color), va="center", fontsize=9
-        )
-        size = written.get_window_extent()
-        places = []
-        for rank, (right, up, align) in enumerate(PLACES):
-            left = point[0] + right * scale - size.width * {"left": 0, "center": 0.5, "right": 1}[align]
-            box = Bbox.from_bounds(left, point[1] + up * scale - size.height / 2, size.width, size.height)
-            covered = sum(_shared_area(box, other) for other in taken) + (box.width * box.height - _shared_area(box, frame))
-            places.append((covered, rank, right, up, align, box))
-        _, _, right, up, align, box = min(places, key=lambda place: place[:2])
-        written.set(position=(right, up), horizontalalignment=align)
-        taken.append(box)
-
-
-PLACES = (
-    *((8, 0, "left"), (-8, 0, "right"), (6, 9, "left"), (6, -9, "left"), (-6, 9, "right"), (-6, -9, "right")),
-    *((0, 13, "center"), (0, -13, "center"), (8, 20, "left"), (8, -20, "left"), (-8, 20, "right"), (-8, -20, "right")),
-)
-
-
-def _shared_area(a: Bbox, b: Bbox) -> float:
-    both = Bbox.intersection(a, b)
-    return both.width * both.height if both else 0.0
-
-
 @dataclass(frozen=True)
 class Figure:
     """A figure as it stands in a page: an image with alt text and a caption."""
@@ -220,12 +165,11 @@ def show(figure: plt.Figure, name: str, *, alt: str, caption: str) -> Figure:
     """
     if len(alt.split()) < 4:
         raise ValueError(f"the alt text of {name!r} must say what the figure shows, in a sentence; got {alt!r}")
-    width = round(figure.get_size_inches()[0] * CSS_PIXELS_PER_INCH)
     png = _png(figure, {"Description": alt, "Comment": caption})
     plt.close(figure)
     with files.atomic(settings.figure_path(settings.profile().name, name)) as temporary:
         temporary.write_bytes(png)
-    return Figure(name, png, alt, caption, width)
+    return stored(name)
 
 
 def stored(name: str) -> Figure:

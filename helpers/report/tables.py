@@ -14,44 +14,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from helpers.report import style
+from helpers.report.headings import HEADINGS, MILLIONS
 
 MISSING = "–"
 LONG_TEXT = 44  # characters, from where a cell holds a sentence rather than a name
 BEST = "▸"  # stands before the best value; a reader with a screen reader hears "best"
-
-# column of a row → (heading, unit, digits)
-HEADINGS: dict[str, tuple[str, str, int]] = {
-    "top1_pct": ("Top-1", "%", 2),
-    "top5_pct": ("Top-5", "%", 2),
-    "val_top1_pct": ("Validation top-1", "%", 2),
-    "pruned_top1_pct": ("Top-1 right after pruning", "%", 2),
-    "sparsity_pct": ("Sparsity", "%", 2),
-    "density_pct": ("Density", "%", 2),
-    "params": ("Parameters", "", 0),
-    "nonzero_params": ("Non-zero", "", 0),
-    "size_mib": ("Size", "MiB", 2),
-    "size_dense_mib": ("Dense file", "MiB", 2),
-    "size_coo_mib": ("COO file", "MiB", 2),
-    "size_csr_mib": ("CSR file", "MiB", 2),
-    "size_bitmask_mib": ("Bitmask file", "MiB", 2),
-    "macs": ("MACs", "M", 2),
-    "effective_macs": ("Effective MACs", "M", 2),
-    "peak_memory_mib": ("Peak memory", "MiB", 1),
-    "average_memory_mib": ("Average memory", "MiB", 1),
-    "latency_ms": ("Latency, batch 1", "ms", 2),
-    "latency_p90_ms": ("Latency p90, batch 1", "ms", 2),
-    "latency_batch128_ms": ("Latency, batch 128", "ms", 1),
-    "sparse_latency_ms": ("Sparse latency, batch 1", "ms", 2),
-    "sparse_latency_batch128_ms": ("Sparse latency, batch 128", "ms", 1),
-    "energy_mj": ("Energy", "mJ", 0),
-    "epochs": ("Epochs", "", 0),
-    "train_seconds": ("Training", "s", 0),
-    "method": ("Method", "", 0),
-    "dataset": ("Data set", "", 0),
-    "seed": ("Seed", "", 0),
-    "variant": ("Variant", "", 0),
-}
-MILLIONS = {"macs", "effective_macs"}  # stored as counts, shown in millions
 
 
 @dataclass(frozen=True)

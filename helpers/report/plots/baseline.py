@@ -99,17 +99,19 @@ def per_class(row: Mapping, splits: data.Splits) -> Figure:
         axes.plot(np.arange(len(order)), 100 * shares[order], ".", color=look.color)
         axes.axhline(mean, color=style.WARN, linewidth=1, linestyle="--")
         axes.annotate(f"mean {mean:.1f} %", (0, mean), (0, 3), textcoords="offset points", fontsize=8.5, color=style.WARN)
-        for place, side, shift in (*((i, "left", 8) for i in range(4)), *((len(order) - 1 - i, "right", -8) for i in range(4))):
-            axes.annotate(splits.classes[order[place]], (place, 100 * shares[order[place]]), (shift, -2 if shift > 0 else 2),
-                          textcoords="offset points", ha=side, va="center", fontsize=8)  # fmt: skip
         axes.set(ylabel="Top-1 (%)", xlabel=f"The {len(order)} classes, worst to best", xticks=[])
     return style.show(
         figure,
         f"00_classes_{splits.name}",
         alt=f"Top-1 accuracy of the dense network on {name} by class, from {100 * shares.min():.1f} % ({worst}) to "
         f"{100 * shares.max():.1f} % ({best}), around a mean of {mean:.1f} %.",
-        caption=f"{name}: top-1 of the dense network class by class on the test images; grey bars are 95 % Wilson intervals.",
+        caption=f"{name}: top-1 of the dense network class by class on the test images; grey bars are 95 % Wilson intervals."
+        + ("" if few else f" Hardest: {_listed(splits, order[:4])}; easiest: {_listed(splits, order[:-5:-1])}."),
     )
+
+
+def _listed(splits: data.Splits, chosen: np.ndarray) -> str:
+    return ", ".join(splits.classes[i].replace("_", " ") for i in chosen)
 
 
 def class_accuracy(row: Mapping, splits: data.Splits) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
@@ -152,6 +154,6 @@ def weight_histograms(network: models.VGG, sparsity_pct: float, title: str) -> F
         alt=f"Histograms of the weights of the {len(layers)} layers, all peaked at zero; the shaded middle holds "
         f"{sparsity_pct:.0f} percent of each layer's weights, those below {min(thresholds):.2g} to {max(thresholds):.2g} "
         "in magnitude.",
-        caption=f"{title}: weights of every layer. The dark middle is the {sparsity_pct:.0f} % of smallest magnitude; the two "
-        "values under each axis bound it.",
+        caption=f"{style.dataset(title)}: weights of every layer. The dark middle is the {sparsity_pct:.0f} % of smallest "
+        "magnitude; the two values under each axis bound it.",
     )

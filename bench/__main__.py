@@ -1,0 +1,111 @@
+"""Every benchmark, one table: both sides' medians, their ratio, the goal, the machine.
+
+    python -m bench [--quick] [--only training]
+
+Each script runs in a process of its own, so that none finds the memory or the threads of another. A script that fails
+has its line in the table too, and the exit status is then 1.
+"""
+
+import argparse
+import importlib
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import date
+from pathlib import Path
+
+from helpers import files, results, settings
+
+HERE = Path(__file__).parent
+UNITS = ((1e3, "s", 1e-3), (1.0, "ms", 1.0), (0.0, "µs", 1e3))
+
+
+def scripts() -> list[str]:
+    """The names of all benchmarks, sorted."""
+    return sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_"))
+
+
+def measured(name: str, quick: bool) -> list[dict]:
+    """The rows of one benchmark."""
+    return importlib.import_module(f"bench.{name}").run(quick)
+
+
+def in_own_process(name: str, quick: bool) -> list[dict]:
+    """The rows of one benchmark from a fresh process; one row that says why when it fails."""
+    context = multiprocessing.get_context("spawn")
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            return pool.submit(measured, name, quick).result()
+    except Exception as error:  # whatever a benchmark dies of belongs in its line
+        reason = " ".join(str(error).split())[:200]
+        return [{"name": name, "failed": f"{type(error).__name__}: {reason}"}]
+
+
+def duration(ms: float | None) -> str:
+    """Three digits with a unit; a dash for what was not measured."""
+    if ms is None:
+        return "—"
+    _, unit, factor = next(line for line in UNITS if abs(ms) >= line[0])
+    return f"{ms * factor:.3g} {unit}" if abs(ms * factor) < 1000 else f"{ms * factor:.0f} {unit}"
+
+
+def line(row: dict) -> str:
+    """One row of the table in Markdown."""
+    if "failed" in row:
+        cells = [row["name"], "—", "—", "—", "—", f"**failed**: {row['failed']}"]
+    else:
+        ratio, goal = row.get("ratio"), row.get("goal")
+        cells = [row["name"], duration(row["ours_ms"]), duration(row["theirs_ms"]), "—" if ratio is None else f"{ratio:.2f}×"]
+        cells += ["—" if goal is None else f"≥ {goal:g}×" if isinstance(goal, float) else goal, row.get("note", "")]
+    return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
+
+
+def table(rows: Iterable[dict], minutes: float, quick: bool) -> str:
+    """The whole page."""
+    made = results.provenance()
+    short = " These are short runs: their figures say that a benchmark works, not how fast anything is." if quick else ""
+    return "\n".join(
+        [
+            "# Benchmarks",
+            "",
+            f"{made['device']}; torch {made['torch']}, {made['threads']} threads; commit {made['commit']}; "
+            f"{date.today().isoformat()}, {minutes:.0f} min. Both sides of a line were timed in one run, taking turns; times are "
+            f"medians, the ratio is theirs over ours, so that more than 1 is faster than the alternative.{short}",
+            "",
+            "| benchmark | ours | theirs | ratio | goal | how |",
+            "| --- | ---: | ---: | ---: | --- | --- |",
+            *map(line, rows),
+            "",
+        ]
+    )
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    """Run the benchmarks and write results/bench.md; exit status 1 when one failed."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__)
+    parser.add_argument("--quick", action="store_true", help="short runs, written to build/ instead")
+    parser.add_argument("--only", action="append", default=[], metavar="NAME", help="one benchmark; may be repeated")
+    options = parser.parse_args(arguments)
+    names = [settings.choose("benchmark", name, scripts()) for name in options.only] or scripts()
+    path = settings.ROOT / ("build" if options.quick or options.only else "results") / "bench.md"
+    began, rows = time.monotonic(), []
+    for name in names:
+        print(f"{name} …", file=sys.stderr, flush=True)
+        rows += in_own_process(name, options.quick)
+        with files.atomic(path) as temporary:  # after each, so that a stop loses none that is done
+            temporary.write_text(table(rows, (time.monotonic() - began) / 60, options.quick), encoding="utf-8")
+    print(path.read_text(encoding="utf-8"))
+    return 1 if any("failed" in row for row in rows) else 0
+
+
+if __name__ == "__main__":
+    from bench import __main__ as itself  # the processes of the benchmarks find its functions by the module's name
+
+    try:
+        sys.exit(itself.main())
+    except KeyboardInterrupt:
+        sys.exit("stopped; the benchmarks that were done are in the table")
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")

@@ -1,0 +1,74 @@
+"""Labels beside the lines and points they name, instead of a legend to look them up in."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import colors
+from matplotlib.transforms import Bbox
+from sklearn.isotonic import isotonic_regression
+
+# (right, up, alignment) in points from the named point, in order of preference
+PLACES = (
+    *((8, 0, "left"), (-8, 0, "right"), (6, 9, "left"), (6, -9, "left"), (-6, 9, "right"), (-6, -9, "right")),
+    *((0, 13, "center"), (0, -13, "center"), (8, 20, "left"), (8, -20, "left"), (-8, 20, "right"), (-8, -20, "right")),
+)
+
+
+def direct_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]], *, gap_pt: float = 11) -> None:
+    """Write (x, y, text, colour) beside the points they name, to the right, pushed apart where they would overlap.
+
+    Call it after the axis limits are final: positions are worked out in points on the canvas.
+    """
+    if not labels:
+        return
+    axes.figure.draw_without_rendering()
+    to_pixels, scale = axes.transData.transform, axes.figure.dpi / 72
+    placed = sorted(((to_pixels((x, y))[1] / scale, x, y, text, color) for x, y, text, color in labels), key=lambda p: p[0])
+    # least squares under "each at least a gap above the one before": isotonic once the gaps are taken off
+    steps = gap_pt * np.arange(len(placed))
+    heights = isotonic_regression(np.array([height for height, *_ in placed]) - steps) + steps
+    for height, (true, x, y, text, color) in zip(heights, placed, strict=True):
+        offset = (8, height - true)
+        axes.annotate(text, (x, y), offset, textcoords="offset points", color=text_color(color), va="center", fontsize=9)
+
+
+def scatter_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]]) -> None:
+    """Write (x, y, text, colour) next to the points they name, each where it covers least of the others.
+
+    Call it after the axis limits are final.
+    """
+    axes.figure.draw_without_rendering()
+    scale, frame = axes.figure.dpi / 72, axes.get_window_extent()
+    points = [axes.transData.transform((x, y)) for x, y, *_ in labels]
+    taken = [Bbox.from_extents(px - 6 * scale, py - 6 * scale, px + 6 * scale, py + 6 * scale) for px, py in points]
+    for (x, y, text, color), point in zip(labels, points, strict=True):
+        written = axes.annotate(
+            text, (x, y), (0, 0), textcoords="offset points", color=text_color(color), va="center", fontsize=9
+        )
+        size = written.get_window_extent()
+        places = []
+        for rank, (right, up, align) in enumerate(PLACES):
+            left = point[0] + right * scale - size.width * {"left": 0, "center": 0.5, "right": 1}[align]
+            box = Bbox.from_bounds(left, point[1] + up * scale - size.height / 2, size.width, size.height)
+            covered = sum(_shared_area(box, other) for other in taken) + (box.width * box.height - _shared_area(box, frame))
+            places.append((covered, rank, right, up, align, box))
+        _, _, right, up, align, box = min(places, key=lambda place: place[:2])
+        written.set(position=(right, up), horizontalalignment=align)
+        taken.append(box)
+
+
+def _shared_area(a: Bbox, b: Bbox) -> float:
+    both = Bbox.intersection(a, b)
+    return both.width * both.height if both else 0.0
+
+
+def text_color(color: str) -> str:
+    """`color`, darkened until text in it stands out from white (contrast of at least 4.5 to 1, as WCAG defines it)."""
+    red, green, blue = colors.to_rgb(color)
+    while 1.05 / (_luminance(red, green, blue) + 0.05) < 4.5:
+        red, green, blue = 0.94 * red, 0.94 * green, 0.94 * blue
+    return colors.to_hex((red, green, blue))
+
+
+def _luminance(*channels: float) -> float:
+    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in channels]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
