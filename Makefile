@@ -23,7 +23,7 @@ lab: $(READY)  ## step through the notebooks in JupyterLab
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
 study: $(READY)  ## compute every missing row of the study, most important first, then measure in one quiet pass
-	@$(RUN) -m helpers.study
+	@$(RUN) -m helpers.study --profile study
 
 bench: $(READY)  ## every benchmark, one table in results/bench.md
 	@$(RUN) -m bench

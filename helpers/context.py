@@ -9,7 +9,7 @@ import torch
 from helpers import budget, data, files, models, plan, pretrained, progress, settings, training
 from helpers.models import VGG
 from helpers.pruning import channels, scan, widths
-from helpers.results import RowKey
+from helpers.results import RowKey, settings_hash
 from helpers.settings import Profile
 from helpers.training import EpochLog
 
@@ -45,17 +45,18 @@ class Context:
         if self.profile.weights == "local":
             return self._ready(pretrained.load(self.key.dataset))
         path = settings.network_path(self.profile.name, self.key.dataset, "dense")
+        main = Context(self.profile, RowKey(self.key.dataset, "dense", seed=self.profile.seeds[0]))
+        made_with = settings_hash(budget.made_with(self.profile, main.key))
         # not the lock of the row "dense", which its maker holds while it calls this
         with files.lock(settings.lock_path(self.profile.name, self.key.dataset, "dense-weights")):
-            if path.is_file():
+            if models.metadata(path).get("settings_hash") == made_with:
                 try:
                     return self._ready(models.load(path))
                 except files.CorruptFile as error:
                     progress.say(f"{error}; it is trained again")
-            main = Context(self.profile, RowKey(self.key.dataset, "dense", seed=self.profile.seeds[0]))
             network = main.new_network()
             main.fit(network)
-            models.save(network, path)
+            models.save(network, path, settings_hash=made_with)
             return self._ready(models.load(path))
 
     def _ready(self, network: VGG) -> VGG:

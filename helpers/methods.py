@@ -135,7 +135,9 @@ def _channels_from_scratch(context: Context) -> Outcome:
     network = context.new_network()
     with torch.random.fork_rng():
         torch.manual_seed(context.key.seed)
-        small = models.build(network.architecture() | {"widths": list(context.chosen_widths(context.dense()))}).to(settings.device())
+        small = models.build(network.architecture() | {"widths": list(context.chosen_widths(context.dense()))}).to(
+            settings.device()
+        )
     outcome = Outcome(small, weights=f"initialised, seed {context.key.seed}", extras={"widths": list(small.widths)})
     outcome.logs = context.fit(small)
     return outcome

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from helpers import files
@@ -222,3 +223,12 @@ def load(path: str | Path) -> VGG:
     except (KeyError, ValueError, RuntimeError) as error:
         raise files.CorruptFile(f"{path} does not hold the network it describes ({str(error).splitlines()[0]})") from None
     return network.eval()
+
+
+def metadata(path: str | Path) -> dict[str, str]:
+    """What was said of a network when it was saved, without reading its weights; empty when the file is none of ours."""
+    try:
+        with safe_open(path, framework="pt") as handle:
+            return dict(handle.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}

@@ -33,6 +33,12 @@ def plan(profile: Profile, topic: str | None = None) -> list[Planned]:
     return sorted(rows, key=lambda row: row.tier)  # stable: within a tier the order below stands
 
 
+def variants(method: str) -> set[str]:
+    """The variants of a method that some profile plans; another name would silently be made as the main row."""
+    rows = (row for profile in settings.PROFILES.values() for row in plan(profile))
+    return {row.key.variant for row in rows if row.key.method == method}
+
+
 def _of(profile: Profile, dataset: str) -> Iterator[Planned]:
     magnitude, saliency = profile.magnitude_sparsity_pct, profile.saliency_sparsity_pct
     first, *others = profile.seeds

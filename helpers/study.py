@@ -55,6 +55,7 @@ def missing(profile: Profile, topic: str | None = None) -> list[Planned]:
 
 def compute(profile: Profile, key: RowKey) -> dict:
     """The row of `key`: the stored one, or made now, stored and returned. Only one process makes a row at a time."""
+    settings.choose(f"variant of {key.method}", key.variant, plan.variants(key.method))
     made_with = budget.made_with(profile, key)
     with files.lock(settings.lock_path(profile.name, key.dataset, key.row_id)):
         if (row := results.load_row(profile.name, key, made_with)) is not None:
@@ -63,9 +64,8 @@ def compute(profile: Profile, key: RowKey) -> dict:
         context = Context(profile, key)
         outcome = methods.MAKERS[key.method](context)
         row = _row(context, outcome)
-        models.save(
-            outcome.network, settings.network_path(profile.name, key.dataset, key.row_id), masked=str(outcome.masks is not None)
-        )
+        path = settings.network_path(profile.name, key.dataset, key.row_id)
+        models.save(outcome.network, path, settings_hash=results.settings_hash(made_with))
         row = results.save_row(profile.name, key, row, made_with)
         settings.checkpoint_path(profile.name, key.dataset, key.row_id).unlink(missing_ok=True)
     progress.say(f"{key.dataset} {key.row_id}: top-1 {row['top1_pct']:.2f} %")
@@ -262,5 +262,5 @@ if __name__ == "__main__":
         sys.exit(main())
     except KeyboardInterrupt:
         sys.exit("stopped; run it again to go on from the last finished epoch")
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ArithmeticError, MemoryError, files.Busy) as error:
         sys.exit(f"{type(error).__name__}: {error}")

@@ -10,6 +10,7 @@ trained dense network travels to the rows that start from it, so that all of a d
 import argparse
 import asyncio
 import heapq
+import logging
 import os
 import sys
 import uuid
@@ -168,11 +169,11 @@ def local_cluster(workers: int | None = None, threads: int | None = None) -> Spe
         environment = {"OMP_NUM_THREADS": str(threads)}
         if gpus:
             environment["CUDA_VISIBLE_DEVICES"] = str(i % gpus)
-        return {"nthreads": 1, "resources": {RESOURCE: 1}, "memory_limit": 0, "env": environment}
+        return {"nthreads": 1, "resources": {RESOURCE: 1}, "memory_limit": 0, "env": environment, "silence_logs": logging.ERROR}
 
     nannies = {i: {"cls": Nanny, "options": options(i)} for i in range(count)}
     scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
-    return SpecCluster(workers=nannies, scheduler=scheduler, name="rows")
+    return SpecCluster(workers=nannies, scheduler=scheduler, name="rows", silence_logs=logging.ERROR)
 
 
 def projection(profile: Profile, keys: Sequence[RowKey], seconds_per_epoch: float, workers: int) -> float:

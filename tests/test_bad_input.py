@@ -216,16 +216,15 @@ def test_code_in_a_checkpoint_is_never_executed_and_training_goes_on(malicious, 
 # What belongs to something else -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("version", [0, results.VERSION + 1, None, "1"])
-def test_a_row_of_another_version_is_named_and_made_again(own_folders, monkeypatch, capsys, version):
+def test_a_row_of_another_version_is_named_and_made_again(own_folders, monkeypatch, capsys):
     monkeypatch.setattr(data, "load", tiny.splits)
-    key = RowKey("digits", "magnitude_init", 80.0)
-    fresh = replace(tiny.PROFILE, init_epochs=1)
-    row = study.compute(fresh, key)
-    files.save_json(settings.row_path("demo", "digits", key.row_id), row | {"version": version})
-    assert results.rows("demo") == []
-    assert tiny.steady(study.compute(fresh, key)) == tiny.steady(row)
-    assert f"row of version {version}" in capsys.readouterr().err
+    key, fresh = RowKey("digits", "magnitude_init", 80.0), replace(tiny.PROFILE, init_epochs=1)
+    row, path = study.compute(fresh, key), settings.row_path("demo", "digits", key.row_id)
+    for version in (0, results.VERSION + 1, None, "1"):
+        files.save_json(path, row | {"version": version})
+        assert results.rows("demo") == [] and results.load_row("demo", key) is None
+        assert capsys.readouterr().err.count(f"row of version {version}") == 2
+    assert tiny.steady(study.compute(fresh, key)) == tiny.steady(row) == tiny.steady(results.read(path))
 
 
 @pytest.mark.parametrize("outputs", [1, 9, 100])

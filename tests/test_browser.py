@@ -108,15 +108,17 @@ def test_the_skip_link_comes_first_and_works(demo, open_page):
 def test_links_lead_through_all_pages(demo, open_page):
     page = open_page(demo / "index.html", LAPTOP)
     seen = [Path(page.url).name]
-    page.locator(".contents a").first.click()
-    seen.append(Path(page.url).name)
-    while page.locator('a[rel="next"]').count():
-        page.locator('a[rel="next"]').click()
+    link = page.locator(".contents a").first
+    while link.count():
+        with page.expect_navigation():
+            link.click()
         seen.append(Path(page.url).name)
+        link = page.locator('a[rel="next"]')
     assert seen == ["index.html", *sorted(path.name for path in demo.glob("0*.html"))]
     page.locator(".toc nav a").last.click()
     assert "#" in page.url and page.locator(f"[id='{page.url.partition('#')[2]}']").is_visible()
-    page.locator("a.home").click()
+    with page.expect_navigation():
+        page.locator("a.home").click()
     assert Path(page.url).name == "index.html"
 
 

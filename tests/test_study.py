@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 
 from helpers import budget, measurement, methods, plan, results, settings, study
 from helpers.context import Context
@@ -80,6 +81,19 @@ def test_a_row_is_made_once_and_says_what_it_is(own_folders, monkeypatch, method
         assert row["macs"] <= TINY.macs_share * measurement.macs_aten(Context(TINY, key).new_network())
     monkeypatch.setitem(methods.MAKERS, method, lambda _: pytest.fail("made twice"))
     assert study.compute(TINY, key) == row
+
+
+def test_an_unknown_variant_is_refused_and_the_nearest_named(own_folders):
+    with pytest.raises(ValueError, match="did you mean 'shuffled'"):
+        study.compute(TINY, RowKey("digits", "snip", 80.0, variant="shufled"))
+
+
+def test_a_dense_network_of_other_settings_is_trained_again(own_folders):
+    key = RowKey("digits", "dense")
+    first = Context(TINY, key).dense()
+    same, longer = Context(TINY, key).dense(), Context(replace(TINY, dense_epochs=2), key).dense()
+    assert all(torch.equal(first.state_dict()[name], tensor) for name, tensor in same.state_dict().items())
+    assert not torch.equal(first.features[0].weight, longer.features[0].weight)
 
 
 def test_the_quiet_pass_fills_the_costs_and_nothing_else(own_folders):

@@ -23,14 +23,14 @@ GROUPED_SIDE = 8  # maps up to this side are grouped by border; on larger ones t
 class Samples:
     """How many rows a layer is solved from: images, and random positions an image (all of a map that has fewer).
 
-    Channels of wide layers are chosen from fewer rows than their weights are solved from: one coefficient a channel
-    needs fewer than nine weights a channel and output, and XᵀX of all channels is what costs most.
+    Channels of wide layers are chosen from fewer rows than their weights are solved from: every row holds all outputs, one
+    coefficient a channel needs fewer of them than nine weights a channel and output, and XᵀX of all channels costs most.
     """
 
     images: int = 5000
     positions: int = 10
     seed: int = 0
-    selection_positions: int = 1
+    selection_rows: int = 2000
 
     def choose(self, images: Tensor) -> Tensor:
         """At most `images` of the given ones, without replacement, in their order."""
@@ -78,7 +78,7 @@ def _block_targets(stream: Stream, block: list[int], samples: Samples, count: in
             maps = stream.units[number].finish(maps)
         stream.chunks[index] = maps
         done += len(chunk)
-    stream.at = block[-1] + 1
+    stream.arrived(block[-1] + 1)
     return {number: torch.cat(rows) for number, rows in collected.items() if rows}
 
 
@@ -138,9 +138,10 @@ def collect(
     """Statistics of a layer's input, given as chunks of its maps for `count` images, against the target rows Y.
 
     Without Y the target is what `layer` itself makes of that input. `channels` restricts X to some input channels (with a
-    given Y only), `for_selection` the rows to `samples.selection_positions` an image.
+    given Y only), `for_selection` the rows to about `samples.selection_rows`, spread over the images.
     """
     done, statistics = 0, None
+    used = slice(max(1, samples.selection_rows // count) if for_selection else None)
     for maps in chunks:
         if statistics is None:
             taps = layer.weight[0].numel() // maps.shape[1]
@@ -154,11 +155,12 @@ def collect(
             target = None if Y is None else Y[here]
             groups = [(list(range(statistics.taps)), slice(None), linear_rows(maps))]
         else:
-            used = slice(samples.selection_positions if for_selection else None)
             target = None if Y is None else Y.view(count, everywhere.shape[1], -1)[here, used].flatten(0, 1)
             groups = patches(maps, everywhere[here, used])
         for taps, rows, X in groups:
             statistics.add(X, None if target is None else target[rows], taps)
         done += len(maps)
+        if for_selection and statistics.rows >= samples.selection_rows:
+            break
     statistics.centred()
     return statistics if Y is not None else statistics.explained_by(reconstruction.matrix(layer, statistics.taps), layer.bias)

@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from helpers import data, models
 
-CHUNK = 250  # images at a time
+CHUNK, MOST = 250, 1000  # images at a time: at first, and once the maps are small
+CHUNK_NUMBERS = CHUNK * 64 * 32 * 32  # what a chunk's maps may hold
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,14 @@ class Stream:
         """Move to the input of `unit`, keeping its maps instead of the earlier ones."""
         for number, chunk in enumerate(self.chunks):
             self.chunks[number] = self._forward(chunk, unit)
+        self.arrived(unit)
+
+    def arrived(self, unit: int) -> None:
+        """The chunks hold the input of `unit`: note it, and make chunks larger where the maps have become small."""
         self.at = unit
+        images = min(MOST, max(CHUNK, CHUNK_NUMBERS // self.chunks[0][0].numel()))
+        if images > len(self.chunks[0]) and len(self.chunks) > 1:
+            self.chunks = list(torch.cat(self.chunks).split(images))
 
     def _forward(self, chunk: Tensor, unit: int) -> Tensor:
         maps = self.floats(chunk)

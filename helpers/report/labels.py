@@ -6,11 +6,11 @@ from matplotlib import colors
 from matplotlib.transforms import Bbox
 from sklearn.isotonic import isotonic_regression
 
-# (right, up, alignment) in points from the named point, in order of preference
-PLACES = (
-    *((8, 0, "left"), (-8, 0, "right"), (6, 9, "left"), (6, -9, "left"), (-6, 9, "right"), (-6, -9, "right")),
-    *((0, 13, "center"), (0, -13, "center"), (8, 20, "left"), (8, -20, "left"), (-8, 20, "right"), (-8, -20, "right")),
+# (right, up) in points from the named point, in order of preference; a far label is tied to its point by a line
+PLACES = tuple(
+    sorted(((right, up) for right in (8, -8) for up in range(-55, 56, 11)), key=lambda place: (abs(place[1]), -place[0]))
 )
+FAR = 12
 
 
 def direct_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]], *, gap_pt: float = 11) -> None:
@@ -38,21 +38,26 @@ def scatter_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]]) 
     """
     axes.figure.draw_without_rendering()
     scale, frame = axes.figure.dpi / 72, axes.get_window_extent()
+    labels = sorted(labels, key=lambda label: -label[1])  # from the top down, so that lines cross little
     points = [axes.transData.transform((x, y)) for x, y, *_ in labels]
     taken = [Bbox.from_extents(px - 6 * scale, py - 6 * scale, px + 6 * scale, py + 6 * scale) for px, py in points]
     for (x, y, text, color), point in zip(labels, points, strict=True):
-        written = axes.annotate(
-            text, (x, y), (0, 0), textcoords="offset points", color=text_color(color), va="center", fontsize=9
-        )
+        ink = text_color(color)
+        line = {"arrowstyle": "-", "color": ink, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
+        written = axes.annotate(text, (x, y), (0, 0), textcoords="offset points", color=ink, va="center", fontsize=9)
         size = written.get_window_extent()
+        written.remove()
         places = []
-        for rank, (right, up, align) in enumerate(PLACES):
-            left = point[0] + right * scale - size.width * {"left": 0, "center": 0.5, "right": 1}[align]
+        for rank, (right, up) in enumerate(PLACES):
+            left = point[0] + right * scale - (size.width if right < 0 else 0)
             box = Bbox.from_bounds(left, point[1] + up * scale - size.height / 2, size.width, size.height)
             covered = sum(_shared_area(box, other) for other in taken) + (box.width * box.height - _shared_area(box, frame))
-            places.append((covered, rank, right, up, align, box))
-        _, _, right, up, align, box = min(places, key=lambda place: place[:2])
-        written.set(position=(right, up), horizontalalignment=align)
+            places.append((covered, rank, right, up, box))
+        _, _, right, up, box = min(places, key=lambda place: place[:2])
+        style = {"ha": "left" if right > 0 else "right", "va": "center", "fontsize": 9}
+        axes.annotate(
+            text, (x, y), (right, up), textcoords="offset points", color=ink, arrowprops=line if abs(up) > FAR else None, **style
+        )
         taken.append(box)
 
 
