@@ -40,6 +40,7 @@ class Profile:
     scan_images: int
     statistics_images: int  # for channel selection
     positions: int  # random positions an image, for channel selection
+    timing_seconds: float  # for one latency figure
     magnitude_sparsity_pct: float = 80.33
     saliency_sparsity_pct: float = 80.0
     pruning_stages: int = 5
@@ -69,6 +70,7 @@ PROFILES = {
             scan_images=300,
             statistics_images=500,
             positions=10,
+            timing_seconds=0.05,
         ),
         Profile(
             name="study",
@@ -90,6 +92,7 @@ PROFILES = {
             scan_images=5000,
             statistics_images=5000,
             positions=10,
+            timing_seconds=2.0,
         ),
         Profile(
             name="paper",
@@ -111,6 +114,7 @@ PROFILES = {
             scan_images=5000,
             statistics_images=5000,
             positions=10,
+            timing_seconds=2.0,
         ),
     )
 }

@@ -23,6 +23,7 @@ from helpers.sparse import convolution, storage
 
 MIB = 2**20
 NOT_COMPUTED = "not computed yet: `make study` computes it"
+NOT_TIMED = "not measured: only the main rows and one compression curve are timed"
 QUIET = (
     *("latency_ms", "latency_p90_ms", "latency_batch128_ms", "sparse_latency_ms", "sparse_latency_batch128_ms"),
     *("peak_memory_mib", "average_memory_mib", "energy_mj"),
@@ -102,7 +103,7 @@ def _row(context: Context, outcome: methods.Outcome) -> dict:
         "correct": results.pack_bits(test.correct),
         "test_images": len(splits.test),
         "log": [asdict(log) for log in outcome.logs],
-        "reasons": dict.fromkeys(QUIET, measurement.LATER),
+        "reasons": dict.fromkeys(QUIET, measurement.LATER if _timed(context.key) else NOT_TIMED),
     }
     if masks is not None:
         row |= _sizes(network) | {
@@ -144,7 +145,7 @@ def measure_quietly(profile: Profile, keys: Sequence[RowKey], *, again: bool = F
     Networks of one data set are timed interleaved, so that a drift of the machine hits all alike. Rows measured before
     are left alone unless `again`.
     """
-    seconds = seconds or (0.2 if profile.name == "demo" else 2.0)
+    seconds = seconds or profile.timing_seconds
     for dataset in profile.datasets:
         wanted: dict[RowKey, dict] = {}
         for key in keys:
@@ -157,8 +158,10 @@ def measure_quietly(profile: Profile, keys: Sequence[RowKey], *, again: bool = F
 
 
 def _timed(key: RowKey) -> bool:
-    """Whether a row's network is timed: those that differ from another only in values are not."""
-    return key.seed == 0 and not key.variant.startswith(("normalization=", "curve_finetuned", "reinitialized", "rewound"))
+    """Whether a row's network is timed: not one that differs from a timed one in nothing that time depends on."""
+    if key.variant == "curve":  # the speed at many sparsities: one allocation tells it
+        return key.method == "layerwise_magnitude"
+    return key.seed == 0 and (not key.variant or key.method == "lasso_channels")
 
 
 def _measure_dataset(profile: Profile, dataset: str, wanted: dict[RowKey, dict], seconds: float) -> None:

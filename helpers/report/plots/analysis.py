@@ -18,6 +18,8 @@ AXES = {
     "parameters": ("Parameters that are left (M)", 1e-6, "parameters"),
 }
 
+REACH = 15.0  # points below the best network that the axis shows: further down nobody would use one
+
 
 def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
     """Top-1 against one cost for every network, the front drawn through those that no other beats."""
@@ -27,7 +29,7 @@ def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
         return absent(f"Accuracy against {AXES[kind][2]}")
     label, scale, short = AXES[kind]
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 4.6 * len(panels)), squeeze=False)
-    told = []
+    told, below = [], 0
     for axes, (dataset, points) in zip(grid.flat, panels.items(), strict=True):
         best = frontier.pareto(points)
         axes.step(
@@ -50,14 +52,19 @@ def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
         axes.set_xlim(left, right * (right / left) ** 0.32)  # room for the labels
         _plain_numbers(axes.xaxis)
         axes.set(xlabel=label, ylabel="Top-1 (%)", title=style.dataset(dataset))
-        _label_columns(axes, labels)
+        floor = max(row["top1_pct"] for _, row in points) - REACH
+        below += sum(row["top1_pct"] < floor for _, row in points)
+        if axes.get_ylim()[0] < floor:
+            axes.set_ylim(floor, floor + 1.1 * REACH)
+        style.scatter_labels(axes, [place for place in labels if place[1] >= floor])
         told.append(f"{style.dataset(dataset)}: {', '.join(dict.fromkeys(name(row['method']) for _, row in best))}")
     return style.show(
         figure,
         f"04_front_{kind.lower()}",
         alt=f"Top-1 accuracy against {short}, one panel a data set. On the front, from cheap to accurate: {'; '.join(told)}.",
         caption=f"Accuracy against {short}. The grey band runs along the networks that no other beats: none is cheaper and more "
-        "accurate. Lines join one method's networks at several sparsities or MAC budgets.",
+        "accurate. Lines join one method's networks at several sparsities or MAC budgets."
+        + (f" More than {REACH:g} points below the best, and off the axis: {below}." if below else ""),
     )
 
 
@@ -176,15 +183,3 @@ def _plain_numbers(axis) -> None:
     """1, 2, 5, 10 … on a logarithmic axis, no powers of ten."""
     axis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
-
-
-def _label_columns(axes: plt.Axes, labels: list[tuple[float, float, str, str]]) -> None:
-    """Direct labels that make room for each other only where they would overlap: among neighbours on a logarithmic axis."""
-    left, right = np.log(axes.get_xlim())
-    column: list = []
-    for label in sorted(labels):
-        if column and np.log(label[0] / column[-1][0]) > 0.1 * (right - left):
-            style.direct_labels(axes, column)
-            column = []
-        column.append(label)
-    style.direct_labels(axes, column)

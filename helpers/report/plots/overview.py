@@ -42,8 +42,9 @@ def overview(rows: Sequence[Mapping]) -> Figure | None:
 
 
 CAPTION = (
-    "What pruning gains (right is better) and what it costs in accuracy (up is better), against a dense control: fine-tuned alike, "
-    "or trained from scratch alike for GraSP, SNIP and random. Each network in its smallest exact file and on its fastest kernel."
+    "What pruning gains (right is better) and what it costs in accuracy (up is better), against a dense control: fine-tuned "
+    "alike, or trained from scratch alike for GraSP, SNIP and random. Each network in its smallest exact file and on its "
+    "fastest kernel."
 )
 
 
