@@ -21,6 +21,15 @@ SPLIT_SEED = 0
 VALIDATION_IMAGES = 5000
 CROP_PADDING = 4
 LABEL_COLUMNS = {"cifar10": "label", "cifar100": "fine_label"}
+CIFAR100_CLASSES = tuple(
+    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
+    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
+    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard
+    lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
+    pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal
+    shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank
+    telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()  # noqa: SIM905
+)
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
@@ -208,12 +217,12 @@ def _decode(name: str, path: Path, expected: int) -> tuple[Split, int, tuple[str
 
 
 def _class_names(name: str, metadata: dict[bytes, bytes]) -> tuple[str, ...]:
-    """Names from the Hugging Face schema where the file carries it; plain numbers for CIFAR-100 otherwise."""
+    """Names from the Hugging Face schema where the file carries it, else the published ones in label order."""
     try:
         features = json.loads(metadata[b"huggingface"])["info"]["features"]
         return tuple(features[LABEL_COLUMNS[name]]["names"])
     except (KeyError, ValueError, TypeError):
-        return CIFAR10_CLASSES if name == "cifar10" else tuple(f"class {i}" for i in range(100))
+        return CIFAR10_CLASSES if name == "cifar10" else CIFAR100_CLASSES
 
 
 def _from_torchvision(name: str) -> Splits:
