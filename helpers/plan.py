@@ -35,8 +35,8 @@ def plan(profile: Profile, topic: str | None = None) -> list[Planned]:
 
 def variants(method: str) -> set[str]:
     """The variants of a method that some profile plans; another name would silently be made as the main row."""
-    rows = (row for profile in settings.PROFILES.values() for row in plan(profile))
-    return {row.key.variant for row in rows if row.key.method == method}
+    rows = (row for profile in settings.PROFILES.values() for dataset in profile.datasets for row in _of(profile, dataset))
+    return {""} | {row.key.variant for row in rows if row.key.method == method}
 
 
 def _of(profile: Profile, dataset: str) -> Iterator[Planned]:
