@@ -279,7 +279,10 @@ def test_a_budget_of_macs_below_the_smallest_network_names_that_network(budget):
         (lambda: plan.plan(settings.profile("demo"), "magnitud"), "magnitude"),
         (lambda: study.main(["--profile", "demo", "--dataset", "digit"]), "digits"),
         (lambda: study.compute(tiny.PROFILE, RowKey("diggits", "dense")), "digits"),
-        (lambda: study.compute(tiny.PROFILE, RowKey("digits", "dense", variant="normalization=imagnet")), "imagenet"),
+        (
+            lambda: study.compute(tiny.PROFILE, RowKey("digits", "dense", variant="normalization=imagnet")),
+            "normalization=imagenet",
+        ),
     ],
 )
 def test_an_unknown_name_gets_the_nearest_known_one(own_folders, monkeypatch, call, nearest):
