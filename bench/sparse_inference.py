@@ -24,11 +24,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import models, pretrained, settings
-from helpers.pruning import masks
+from helpers import budget, models, pretrained, results, settings
+from helpers.pruning import masks, sensitivity
+from helpers.results import RowKey
 from helpers.sparse import choice, convolution, kernels, layers
 
-GOALS = {("global", 0.8033, 128): 2.0, ("global", 0.8033, 1): 1.3, ("uniform", 0.8, 128): 2.5, ("uniform", 0.9, 128): 3.5}
+GOALS = {
+    **{("layerwise", 0.8033, 128): 2.0, ("layerwise", 0.8033, 1): 1.3},
+    **{("uniform", 0.8, 128): 2.5, ("uniform", 0.9, 128): 3.5},
+}
 STRONGEST = ("folded", "compiled")  # of the dense fp32 sides
 SLOW = ("csr", "unpacked", "eager")  # measured in every fifth round
 BREAK_EVEN_GOAL = 0.6
@@ -46,12 +50,15 @@ def trained() -> tuple[models.VGG, str]:
 def pruned(allocation: str, sparsity: float) -> tuple[models.VGG, float]:
     """The network with its smallest weights at zero, and the share of MACs that is left.
 
-    "uniform" prunes every layer alike, "global" ranks all weights together, which keeps the early layers dense.
+    "uniform" prunes every layer alike, "global" ranks all weights together, which keeps the early layers dense, and
+    "layerwise" shares the zeros out by the study's sensitivity scan.
     """
     network, _ = trained()
     weights = {f"{name}.weight": layer.weight.detach() for name, layer in models.weight_layers(network).items()}
     if allocation == "uniform":
         kept = {name: masks.kept_count(w.numel(), sparsity) for name, w in weights.items()}
+    elif allocation == "layerwise":
+        kept = sensitivity.allocate(network, sensitivity.Scan.from_dict(scanned()), sparsity)
     else:
         scores = torch.cat([w.abs().flatten() for w in weights.values()])
         chosen = masks.keep_largest(scores, masks.kept_count(scores.numel(), sparsity))
@@ -60,6 +67,14 @@ def pruned(allocation: str, sparsity: float) -> tuple[models.VGG, float]:
     mask = masks.magnitude(network, kept)
     mask.apply(network)
     return network, masks.effective_macs(network, mask) / models.macs(network)
+
+
+def scanned() -> dict | None:
+    """The scan in the study's row of layer-wise magnitude pruning, if that row is there."""
+    profile = settings.PROFILES["study"]
+    key = RowKey("cifar10", "layerwise_magnitude", profile.magnitude_sparsity_pct)
+    row = results.load_row(profile.name, key, budget.made_with(profile, key))
+    return row and row["scan"]
 
 
 class CsrConvolution(nn.Module):
@@ -231,6 +246,8 @@ def run(quick: bool = False) -> list[dict]:
         return [{"name": "sparse inference", "ours_ms": None, "theirs_ms": None, "ratio": None, "goal": None, "note": reason}]
     uniform = (0.8,) if quick else (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
     cases = [("uniform", sparsity) for sparsity in uniform] + [("global", 0.8033)]
+    if scanned() is not None:
+        cases.append(("layerwise", 0.8033))
     seconds = 2 if quick else 6
     rows = []
     for batch in (1, 128) if quick else (1, 16, 128):

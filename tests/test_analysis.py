@@ -108,7 +108,7 @@ def test_figures_say_what_they_show():
 
 def test_without_rows_a_page_still_says_what_is_missing():
     shown = [plots.front([], "bytes"), plots.density_profiles([]), plots.shared_weights({}), plots.gradients([], ("snip",))]
-    assert all("no row yet" in item.data for item in shown)
+    assert all("Missing: " in item.data for item in shown)
     ticket = initialization.ticket([], "cifar10")._repr_html_()
     assert "no row of random" in ticket and "whose initial weights are known" in ticket
     for item in (frontier.front_seen([]), frontier.decisions_seen([]), initialization.initialization_seen([], {})):

@@ -6,7 +6,7 @@ import torch
 
 from helpers import models
 from helpers.pruning import reconstruction, selection
-from helpers.report import channels, one_layer
+from helpers.report import channels, one_layer, savings
 from helpers.report.evidence import Rows
 from helpers.report.plots import channels as plots
 
@@ -56,9 +56,9 @@ def test_the_toys_answer_is_the_one_found_by_hand():
 
 
 def test_savings_are_ratios_of_the_rows():
-    found = channels.savings(Rows([DENSE, row(channels.MAIN)]), "cifar10")
+    found = savings.ratios(Rows([DENSE, row(channels.MAIN)]), "cifar10")
     assert found == {"MACs": 4, "Size": 4, "Latency, batch 1": 3, "Latency, batch 128": 6, "Activations": 2}
-    assert channels.activations(models.VGG16) == 276_480
+    assert savings.activations(models.VGG16) == 276_480
 
 
 def test_what_is_seen_follows_from_the_rows():
@@ -67,17 +67,17 @@ def test_what_is_seen_follows_from_the_rows():
     broken = [DENSE, row(channels.MAIN, macs=81e6)]
     assert "it is broken" in channels.widths_seen(broken).data
     assert "40.0 % on average" in channels.errors_seen(rows).data and "conv 13 (22.0 %)" in channels.errors_seen(rows).data
-    assert "without reconstruction: −50.00 points right after pruning" in channels.ablations_seen(rows).data
+    assert "Without reconstruction: −50.00 points right after pruning" in channels.ablations_seen(rows).data
     assert "88.01 %, ours is +1.99 points" in channels.against_seen(rows).data
-    assert "3.0× faster at batch 1 and 6.0× at batch 128" in channels.savings_seen(rows).data
+    assert "3.0× faster at batch 1 and 6.0× at batch 128" in savings.savings_seen(rows).data
     assert "write-up" in channels.against_write_up(rows).html
 
 
 def test_missing_rows_are_said_and_nothing_fails():
     assert "Missing" in channels.against_write_up([]).data
     for rows in ([], [DENSE]):
-        for show in (channels.curve_table, channels.ablations, plots.accuracy, plots.savings):
+        for show in (savings.curve_table, channels.ablations, plots.accuracy, plots.savings):
             assert "Missing" in show(rows).data
-        for seen in (channels.widths_seen, channels.errors_seen, channels.curve_seen, channels.ablations_seen):
+        for seen in (channels.widths_seen, channels.errors_seen, savings.curve_seen, channels.ablations_seen):
             assert ("Not told" in seen(rows).data) == bool(rows)
         assert "Missing" in plots.widths(rows, "cifar10").data and "Missing" in plots.errors(rows, "cifar10").data

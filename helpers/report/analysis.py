@@ -9,7 +9,8 @@ from helpers import results
 from helpers.report import assignment, claims, style, tables
 from helpers.report.claims_accuracy import MAGNITUDE
 from helpers.report.claims_cost import STRUCTURED
-from helpers.report.evidence import Missing, Rows, absent, name
+from helpers.report.evidence import Missing, Rows, name
+from helpers.report.sentences import absent
 from helpers.report.statistics import Z, seed_noise, wilson
 from helpers.report.tables import Table, number_text
 
@@ -156,7 +157,7 @@ def expected(rows: Sequence[Mapping], dataset: str) -> Table | Markdown:
                 }
             )
     if not lines:
-        return absent(f"Expected and observed on {style.dataset(dataset)}")
+        return absent(f"expected and observed on {style.dataset(dataset)}")
     return tables.table(
         pd.DataFrame(lines).set_index(["method", "Metric"]),
         f"{style.dataset(dataset)}: each metric as a share of the dense network's, expected and observed",

@@ -9,7 +9,7 @@ from IPython.display import Markdown
 from helpers import models
 from helpers.report import assignment, style, tables
 from helpers.report.evidence import Missing, Rows, value
-from helpers.report.sensitivity import absent, layer_labels, told
+from helpers.report.sentences import absent, layer_labels, told
 from helpers.report.statistics import phrase, signed
 from helpers.report.tables import Table
 
@@ -22,14 +22,6 @@ ABLATIONS = {
     "widths=uniform": "widths: uniform",
     "widths=he": "widths: 1 : 1.5",
     "unrounded": "widths not rounded",
-}
-CURVE = ("macs=2x", "macs=4x", "", "macs=12x")
-RATIOS = {
-    "MACs": "macs",
-    "Size": "size_mib",
-    "Peak memory": "peak_memory_mib",
-    "Latency, batch 1": "latency_ms",
-    "Latency, batch 128": "latency_batch128_ms",
 }
 SHOWN = ("macs", "size_mib", "pruned_top1_pct", "top1_pct", "top5_pct", "epochs")
 SHARES = {"Peak memory ÷ dense": "peak_memory_mib", "Latency ÷ dense, batch 1": "latency_ms"}
@@ -152,71 +144,23 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
     """The pruned network against the fine-tuned dense one, the controls and the write-up."""
     rows = Rows(all_rows)
 
-    def tell(dataset: str) -> str:
+    def tell(dataset: str) -> list[str]:
         pruned, row = rows.seeds(dataset, MAIN), rows.one(dataset, MAIN)
-        text = (
+        said = [
             f"On {style.dataset(dataset)}, at {row['macs'] / 1e6:.2f} M MACs: {value(row, 'pruned_top1_pct'):.2f} % right after "
-            f"pruning, {row['top1_pct']:.2f} % after {row['epochs']} epochs of fine-tuning. "
-        )
+            f"pruning, {row['top1_pct']:.2f} % after {row['epochs']} epochs of fine-tuning."
+        ]
         if (theirs := assignment.reported(dataset, MAIN, "top1_pct")) is not None:
-            text += (
+            said.append(
                 f"The write-up's network has {theirs:.2f} %, ours is {signed(row['top1_pct'] - theirs)} points from it, "
-                f"{signed(row['pruned_top1_pct'] - theirs)} before any training. "
+                f"{signed(row['pruned_top1_pct'] - theirs)} before any training."
             )
         for method in ("dense_finetuned", *CONTROLS):
             if peer := rows.find(dataset, method):
                 label = style.method(method).label
                 compared = phrase(rows.compare(pruned, peer), "the LASSO's network", f'"{label}"')
-                text += f"Against {label} ({peer[0]['epochs']} epochs): {compared}. "
-        return text.strip()
-
-    return told(rows, tell)
-
-
-# Accuracy against MACs --------------------------------------------------------------------------------------------
-
-
-def curve_points(rows: Rows, dataset: str) -> list[Mapping]:
-    """The main method's rows over budgets of MACs, most MACs first."""
-    found = [rows.find(dataset, MAIN, variant) for variant in CURVE]
-    return sorted((rows_[0] for rows_ in found if rows_), key=lambda row: -row["macs"])
-
-
-def curve_table(all_rows: Sequence[dict]) -> Table | Markdown:
-    """Accuracy right after pruning and after fine-tuning at every budget of MACs."""
-    rows, lines = Rows(all_rows), {}
-    for dataset in rows.datasets:
-        dense = rows.find(dataset, "dense")
-        for row in curve_points(rows, dataset) if dense else []:
-            lines[dataset, f"{fewer(rows, row):.1f}×"] = row
-    if not lines:
-        return absent("accuracy against MACs")
-    columns = ["macs", "params", "pruned_top1_pct", "top1_pct", "top5_pct", "epochs", "latency_ms", "latency_batch128_ms"]
-    index = pd.MultiIndex.from_tuples(lines, names=["dataset", "Fewer MACs"])
-    frame = pd.DataFrame([[line.get(column) for column in columns] for line in lines.values()], index, columns)
-    return tables.table(frame, "LASSO channels at four budgets of MACs.")
-
-
-def curve_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
-    """How far the MACs can fall before accuracy does."""
-    rows = Rows(all_rows)
-
-    def tell(dataset: str) -> str:
-        found, dense = curve_points(rows, dataset), rows.one(dataset, "dense")
-        if not found:
-            raise Missing(f"no channel-pruned network on {style.dataset(dataset)}")
-        near = [row for row in found if row["top1_pct"] >= dense["top1_pct"] - points]
-        untrained = [row for row in found if row["pruned_top1_pct"] >= dense["top1_pct"] - points]
-        least = found[-1]
-
-        def most(group: Sequence[Mapping]) -> str:
-            return f"{fewer(rows, group[-1]):.1f}× fewer MACs" if group else "none of these budgets"
-
-        return (
-            f"On {style.dataset(dataset)} the smallest network within {points:g} point of the dense one as given "
-            f"({dense['top1_pct']:.2f} %) is, fine-tuned, that of {most(near)}, and without training that of {most(untrained)}. "
-            f"At {fewer(rows, least):.1f}× fewer, {least['pruned_top1_pct']:.2f} % become {least['top1_pct']:.2f} %."
-        )
+                said.append(f"Against {label} ({peer[0]['epochs']} epochs): {compared}.")
+        return said
 
     return told(rows, tell)
 
@@ -243,67 +187,25 @@ def ablations_seen(all_rows: Sequence[dict]) -> Markdown:
     """What each part changes before and after fine-tuning."""
     rows = Rows(all_rows)
 
-    def tell(dataset: str) -> str:
+    def tell(dataset: str) -> list[str]:
         main, said = rows.one(dataset, MAIN), []
         for variant, label in ABLATIONS.items():
             if variant and (found := rows.find(dataset, MAIN, variant)):
                 first = signed(found[0]["pruned_top1_pct"] - main["pruned_top1_pct"])
                 compared = rows.compare(found, [main])
                 word = "" if compared.decided else ", inside the noise"
-                said.append(f"{label}: {first} points right after pruning, {signed(compared.difference)} fine-tuned{word}")
+                said.append(
+                    f"{label.capitalize()}: {first} points right after pruning, {signed(compared.difference)} fine-tuned{word}."
+                )
         if not said:
             raise Missing(f"no ablation on {style.dataset(dataset)}")
-        text = f"On {style.dataset(dataset)}, against the method as above: {'; '.join(said)}. "
         if (
             (odd := rows.find(dataset, MAIN, "unrounded"))
             and odd[0].get("latency_batch128_ms")
             and main.get("latency_batch128_ms")
         ):
             ratio = odd[0]["latency_batch128_ms"] / main["latency_batch128_ms"]
-            text += f"Widths that are no multiple of 8 change latency at batch 128 by {signed(100 * (ratio - 1), 0)} %."
-        return text.strip()
-
-    return told(rows, tell)
-
-
-# What the MACs saved are worth ------------------------------------------------------------------------------------
-
-
-def activations(widths: Sequence[int | str], image_size: int = 32) -> int:
-    """Numbers a network's convolutions write for one image."""
-    total, side = 0, image_size
-    for width in widths:
-        if width == "M":
-            side //= 2
-        else:
-            total += width * side * side
-    return total
-
-
-def savings(rows: Rows, dataset: str) -> dict[str, float]:
-    """How many times less of each cost than the dense network; a cost that was not measured is left out."""
-    row, dense = rows.one(dataset, MAIN), rows.one(dataset, "dense")
-    ratios = {name: dense[column] / row[column] for name, column in RATIOS.items() if dense.get(column) and row.get(column)}
-    return ratios | {"Activations": activations(full_widths(row)) / activations(row["widths"])}
-
-
-def savings_seen(all_rows: Sequence[dict]) -> Markdown:
-    """Why the time does not fall as the MACs do."""
-    rows = Rows(all_rows)
-
-    def tell(dataset: str) -> str:
-        found = savings(rows, dataset)
-        if "Latency, batch 128" not in found:
-            raise Missing(f"the latency of {style.method(MAIN).label} on {style.dataset(dataset)} was not measured")
-        macs, wide, one, many = (found[n] for n in ("MACs", "Activations", "Latency, batch 1", "Latency, batch 128"))
-        text = (
-            f"On {style.dataset(dataset)} {macs:.1f}× fewer MACs make inference {one:.1f}× faster at batch 1 and {many:.1f}× at "
-            f"batch 128. A layer's MACs fall with the product of two widths, what it writes only with one: activations fall "
-            f"{wide:.1f}×, and batch norm, ReLU and pooling cost by activations. "
-        )
-        kept = [100 * (1 - 1 / ratio) for ratio in (one, many)]
-        text += f"As a share, latency falls by {kept[0]:.0f} % at batch 1 and {kept[1]:.0f} % at batch 128"
-        theirs, base = (assignment.reported(dataset, method, "latency_ms") for method in (MAIN, "dense"))
-        return text + (f"; the write-up's fell by {100 * (1 - theirs / base):.0f} % on its GPU." if theirs else ".")
+            said.append(f"Widths that are no multiple of 8 change latency at batch 128 by {signed(100 * (ratio - 1), 0)} %.")
+        return [f"On {style.dataset(dataset)}, against the method as above:", *said]
 
     return told(rows, tell)

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from IPython.display import Markdown
-
 from helpers.report import style, tables
 from helpers.report.statistics import Comparison, compare
 
@@ -83,11 +81,6 @@ class File(NamedTuple):
 
     mib: float
     format: str
-
-
-def absent(what: str) -> Markdown:
-    """What stands in a page where a figure or table has no rows yet."""
-    return Markdown(f"*{what}: no row yet; `make study` computes it.*")
 
 
 def name(method: str) -> str:

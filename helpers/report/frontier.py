@@ -9,7 +9,8 @@ from helpers import results
 from helpers.report import style, tables
 from helpers.report.claims_accuracy import MAGNITUDE
 from helpers.report.claims_cost import STRUCTURED
-from helpers.report.evidence import Missing, Rows, absent, mean, name, smallest_file, value
+from helpers.report.evidence import Missing, Rows, mean, name, smallest_file, value
+from helpers.report.sentences import absent
 from helpers.report.statistics import compare, signed
 from helpers.report.tables import Table, number_text
 
@@ -84,7 +85,7 @@ def decisions(rows: Sequence[Mapping], dataset: str) -> Table | Markdown:
     known, lines = Rows(rows), []
     control = known.find(dataset, "dense_finetuned")
     if not control:
-        return absent(f"What to use when on {style.dataset(dataset)}")
+        return absent(f"what to use when on {style.dataset(dataset)}")
     kept, near = "without a loss beyond the noise", f"losing at most {COSTLY:g} points"
     for need, (kind, label) in NEEDS.items():
         measured = [

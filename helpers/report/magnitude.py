@@ -8,7 +8,8 @@ from IPython.display import Markdown
 
 from helpers.report import assignment, style, tables
 from helpers.report.evidence import Missing, Rows, value
-from helpers.report.sensitivity import CURVE_METHODS, MAIN, absent, epochs_text, told
+from helpers.report.sensitivity import CURVE_METHODS, MAIN
+from helpers.report.sentences import absent, epochs_text, told
 from helpers.report.statistics import compare, phrase, signed
 from helpers.report.tables import Table
 
@@ -64,19 +65,19 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
     """How far the pruned network lies from the control, and from the other allocations."""
     rows = Rows(all_rows)
 
-    def tell(dataset: str) -> str:
+    def tell(dataset: str) -> list[str]:
         pruned, row = rows.seeds(dataset, MAIN), rows.one(dataset, MAIN)
-        text = (
+        said = [
             f"On {style.dataset(dataset)}, {row['sparsity_pct']:.2f} % sparse: {value(row, 'pruned_top1_pct'):.2f} % right after "
-            f"pruning, {row['top1_pct']:.2f} % after {epochs_text(row['epochs'])} of fine-tuning. "
-        )
-        control = rows.seeds(dataset, "dense_finetuned")
-        text += f"Against the control with the same budget: {phrase(rows.compare(pruned, control), 'pruned', 'dense')}. "
+            f"pruning, {row['top1_pct']:.2f} % after {epochs_text(row['epochs'])} of fine-tuning."
+        ]
+        if control := rows.find(dataset, "dense_finetuned"):
+            said.append(f"Against the control with the same budget: {phrase(rows.compare(pruned, control), 'pruned', 'dense')}.")
         for method in CURVE_METHODS[1:]:
             if peer := rows.find(dataset, method):
-                shown = compare(pruned, peer, rows.all)
-                text += f"{style.method(method).label.capitalize()} at the same sparsity: {phrase(shown, 'layer-wise', 'it')}. "
-        return text.strip()
+                shown = phrase(compare(pruned, peer, rows.all), "layer-wise", "it")
+                said.append(f"{style.method(method).label.capitalize()} at the same sparsity: {shown}.")
+        return said
 
     return told(rows, tell)
 
@@ -125,31 +126,31 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
     """Does a wrong normalisation alone make a drop and a "boost" like the write-up's?"""
     rows = Rows(all_rows)
 
-    def tell(dataset: str) -> str:
+    def tell(dataset: str) -> list[str]:
         dense = value(rows.one(dataset, "dense"), "top1_pct")
         pairs = {pair.label: pair for pair in control_pairs(rows, dataset)}
         wrong = [(pairs[f"dense, {text}"], text) for text in WRONG.values() if f"dense, {text}" in pairs]
         if not wrong:
             raise Missing("no dense row under a wrong normalisation")
         drops = ", ".join(f"{text} {signed(pair.before - dense)} points" for pair, text in wrong)
-        said = (
+        said = [
             f"On {style.dataset(dataset)}, with nothing pruned and nothing trained, a wrong normalisation "
-            f"changes top-1 by: {drops}. "
-        )
-        for pair, text in wrong:
-            if pair.after is not None:
-                said += (
-                    f"Fine-tuned under {text}, the same dense network goes from {pair.before:.2f} % to "
-                    f"{pair.after:.2f} % ({signed(pair.gain)}). "
-                )
+            f"changes top-1 by: {drops}."
+        ]
+        said += [
+            f"Fine-tuned under {text}, the same dense network goes from {pair.before:.2f} % to "
+            f"{pair.after:.2f} % ({signed(pair.gain)})."
+            for pair, text in wrong
+            if pair.after is not None
+        ]
         right = pairs.get("dense, its own normalisation")
         if right is not None and right.after is not None:
-            said += f"Under its own normalisation the same fine-tuning brings {signed(right.gain)} points. "
+            said.append(f"Under its own normalisation the same fine-tuning brings {signed(right.gain)} points.")
         theirs = pairs.get("write-up: baseline → pruned")
         if theirs is not None:
             published = assignment.published(dataset, "dense").iloc[0]["top1_pct"]
-            said += _verdict(theirs, published, [pair for pair, _ in wrong], dense)
-        return said.strip()
+            said.append(_verdict(theirs, published, [pair for pair, _ in wrong], dense))
+        return said
 
     return told(rows, tell)
 

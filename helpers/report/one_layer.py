@@ -14,7 +14,7 @@ from helpers.pruning.reconstruction import Solution, Statistics
 from helpers.pruning.stream import units
 from helpers.pruning.surgery import consumer
 from helpers.report import style, tables
-from helpers.report.sensitivity import layer_labels
+from helpers.report.sentences import layer_labels
 from helpers.report.tables import Table
 from helpers.settings import Profile
 

@@ -6,8 +6,8 @@ import pandas as pd
 from IPython.display import Markdown
 
 from helpers.report import assignment, style, tables
-from helpers.report.evidence import INIT_METHODS, Missing, Rows, absent, name, value
-from helpers.report.sensitivity import told
+from helpers.report.evidence import INIT_METHODS, Missing, Rows, name, value
+from helpers.report.sentences import absent, told
 from helpers.report.statistics import phrase, signed, wilson
 from helpers.report.tables import Table, number_text
 
@@ -105,19 +105,22 @@ def latencies(all_rows: Sequence[dict]) -> Table | Markdown:
 # What is seen -----------------------------------------------------------------------------------------------------
 
 
+def _compared(rows: Rows, ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> str:
+    """Two methods' top-1 as a phrase with its uncertainty."""
+    return phrase(rows.compare(ours, theirs), name(ours[0]["method"]), name(theirs[0]["method"]))
+
+
 def against_seen(all_rows: Sequence[dict]) -> Markdown:
     """Iterative GraSP against the write-up's figure, random masks and the dense control."""
     rows = Rows(all_rows)
 
-    def tell(dataset: str) -> str:
+    def tell(dataset: str) -> list[str]:
         pruned = rows.seeds(dataset, MAIN)
         text = f"On {style.dataset(dataset)} iterative GraSP ends at {value(pruned[0], 'top1_pct'):.2f} % top-1"
         theirs = assignment.reported(dataset, MAIN, "top1_pct")
-        text += f", {signed(pruned[0]['top1_pct'] - theirs)} points from the write-up's {theirs:.2f} %. " if theirs else ". "
-        for method in (CONTROL, "random"):
-            if peer := rows.find(dataset, method):
-                text += f"Against {name(method)}: {phrase(rows.compare(pruned, peer), name(MAIN), name(method))}. "
-        return text.strip()
+        text += f", {signed(pruned[0]['top1_pct'] - theirs)} points from the write-up's {theirs:.2f} %." if theirs else "."
+        peers = {method: peer for method in (CONTROL, "random") if (peer := rows.find(dataset, method))}
+        return [text, *(f"Against {name(m)}: {_compared(rows, pruned, peer)}." for m, peer in peers.items())]
 
     return told(rows, tell)
 
@@ -149,15 +152,16 @@ def snip_answer(all_rows: Sequence[dict]) -> Markdown:
     """Would SNIP have done better? Decided by the rows, against both GraSPs, with seed noise where it is known."""
     rows = Rows(all_rows)
 
-    def tell(dataset: str) -> str:
-        snip, text = rows.seeds(dataset, "snip"), f"On {style.dataset(dataset)}: "
+    def tell(dataset: str) -> list[str]:
+        snip = rows.seeds(dataset, "snip")
+        said = [f"On {style.dataset(dataset)} SNIP ends at {value(snip[0], 'top1_pct'):.2f} % top-1."]
         for method in (MAIN, "grasp"):
             if not (other := rows.find(dataset, method)):
-                text += f"{name(method)} has no row yet. "
+                said.append(f"{name(method)} has no row yet.")
                 continue
             work = value(snip[0], "effective_macs") / value(other[0], "effective_macs")
-            text += f"{phrase(rows.compare(snip, other), 'SNIP', name(method))}; SNIP's network keeps {work:.2f}× its MACs. "
-        return text.strip()
+            said.append(f"Against {name(method)}: {_compared(rows, snip, other)}; SNIP's network keeps {work:.2f}× its MACs.")
+        return said
 
     return told(rows, tell)
 
@@ -185,16 +189,16 @@ def checks_seen(all_rows: Sequence[dict]) -> Markdown:
     """Does it matter which weights of a layer are kept, with which values, and from which end of the ranking?"""
     rows = Rows(all_rows)
 
-    def tell(dataset: str) -> str:
+    def tell(dataset: str) -> list[str]:
         said = []
         for method in CHECKED:
             base = rows.seeds(dataset, method)
             for variant, label in list(CHECKS.items())[1:]:
                 if other := rows.find(dataset, method, variant):
-                    said.append(f"{name(method)} {label}: {phrase(rows.compare(other, base), 'checked', 'as chosen')}")
+                    said.append(f"{name(method)} {label}: {phrase(rows.compare(other, base), 'checked', 'as chosen')}.")
         if not said:
             raise Missing(f"no sanity check on {style.dataset(dataset)}")
-        return f"On {style.dataset(dataset)}: " + "; ".join(said) + "."
+        return [f"On {style.dataset(dataset)}, each against the method as it is:", *said]
 
     return told(rows, tell)
 

@@ -1,6 +1,6 @@
 """What the sensitivity notebook shows beside its figures: tables, and what is seen in the rows."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -8,53 +8,14 @@ import torch
 from IPython.display import Markdown
 from torch import Tensor
 
-from helpers.plan import Planned
 from helpers.pruning.scan import Scan
 from helpers.report import style, tables
 from helpers.report.evidence import Missing, Rows, value
+from helpers.report.sentences import absent, epochs_text, layer_labels, told
 from helpers.report.tables import Table, number_text
 
 MAIN = "layerwise_magnitude"
 CURVE_METHODS = (MAIN, "global_magnitude", "uniform_magnitude")
-SEEN = "**What is seen.** "
-
-
-def absent(what: str) -> Markdown:
-    """What stands in place of something whose rows do not exist."""
-    return Markdown(f"*Missing: {what}; `make study` computes it.*")
-
-
-def missing(planned: Sequence[Planned]) -> Markdown:
-    """The rows of the plan that this page would show and that do not exist."""
-    if not planned:
-        return Markdown("Every row that this page reads is there.")
-    names = ", ".join(f"{style.dataset(item.key.dataset)} `{item.key.row_id}`" for item in planned)
-    return Markdown(f"**Missing rows.** `make study` computes them: {names}.")
-
-
-def layer_labels(names: Iterable[str]) -> list[str]:
-    """State-dict prefixes in forward order → "conv 1" … "fc 1" …"""
-    labels, counts = [], {"conv": 0, "fc": 0}
-    for name in names:
-        kind = "conv" if name.startswith("features") else "fc"
-        counts[kind] += 1
-        labels.append(f"{kind} {counts[kind]}")
-    return labels
-
-
-def epochs_text(count: int) -> str:
-    return f"{count} epoch{'' if count == 1 else 's'}"
-
-
-def told(rows: Rows, tell) -> Markdown:
-    """`tell(dataset)` for every data set, what is missing named."""
-    said = []
-    for dataset in rows.datasets:
-        try:
-            said.append(tell(dataset))
-        except Missing as gap:
-            said.append(f"Not told for {style.dataset(dataset)}: {gap}.")
-    return Markdown(SEEN + " ".join(said))
 
 
 # The toy ----------------------------------------------------------------------------------------------------------

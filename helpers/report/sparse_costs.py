@@ -7,7 +7,8 @@ from IPython.display import Markdown
 
 from helpers.report import assignment, style
 from helpers.report.evidence import Missing, Rows, value
-from helpers.report.sensitivity import MAIN, told
+from helpers.report.sensitivity import MAIN
+from helpers.report.sentences import told
 
 FORMATS = {
     "size_dense_mib": "dense, fp32",

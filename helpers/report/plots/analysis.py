@@ -8,7 +8,8 @@ from IPython.display import Markdown
 
 from helpers.report import frontier, style
 from helpers.report.claims_accuracy import MAGNITUDE
-from helpers.report.evidence import Rows, absent, name
+from helpers.report.evidence import Rows, name
+from helpers.report.sentences import absent
 from helpers.report.style import Figure
 
 AXES = {
@@ -26,7 +27,7 @@ def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
     known = Rows(rows)
     panels = {d: points for d in known.datasets if (points := frontier.points(known, d, kind))}
     if not panels:
-        return absent(f"Accuracy against {AXES[kind][2]}")
+        return absent(f"accuracy against {AXES[kind][2]}")
     label, scale, short = AXES[kind]
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 4.6 * len(panels)), squeeze=False)
     told, below = [], 0
@@ -76,7 +77,7 @@ def density_profiles(
     panels = {d: {m: found[0] for m in methods if (found := known.find(d, m)) and found[0].get("layers")} for d in known.datasets}
     panels = {dataset: found for dataset, found in panels.items() if found}
     if not panels:
-        return absent("Density by layer")
+        return absent("density by layer")
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 3.6 * len(panels)), squeeze=False)
     told = []
     for axes, (dataset, found) in zip(grid.flat, panels.items(), strict=True):
@@ -109,7 +110,7 @@ def shared_weights(overlaps: Mapping[str, Mapping]) -> Figure | Markdown:
     """
     panels = {dataset: table for dataset, table in overlaps.items() if len(table) > 1}
     if not panels:
-        return absent("Weights that two masks share")
+        return absent("weights that two masks share")
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 0.6 + 2.9 * len(panels)), squeeze=False)
     told = []
     for axes, (dataset, table) in zip(grid.flat, panels.items(), strict=True):
@@ -152,7 +153,7 @@ def gradients(rows: Sequence[Mapping], methods: Sequence[str]) -> Figure | Markd
         if len(found) > 1:
             panels[dataset] = found
     if not panels:
-        return absent("Gradient norm and accuracy")
+        return absent("gradient norm and accuracy")
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 3.6 * len(panels)), squeeze=False)
     told = []
     for axes, (dataset, found) in zip(grid.flat, panels.items(), strict=True):

@@ -11,7 +11,8 @@ from helpers.report import assignment, channels, style
 from helpers.report.channels import MAIN, SCRATCH, convs
 from helpers.report.evidence import Rows
 from helpers.report.one_layer import CURVES, OneLayer
-from helpers.report.sensitivity import absent, layer_labels
+from helpers.report.savings import curve_points, ratios
+from helpers.report.sentences import absent, layer_labels
 
 CURVE_LOOKS = {"before": (MAIN, ":"), "lasso": (MAIN, "-"), "l1": ("l1_filters", "--"), "random": ("random_channels", "-.")}
 GREY = "#d3d7db"
@@ -137,7 +138,7 @@ def errors(all_rows: Sequence[dict], dataset: str) -> style.Figure | Markdown:
 def accuracy(all_rows: Sequence[dict]) -> style.Figure | Markdown:
     """Top-1 against MACs: right after pruning, fine-tuned, the controls, the write-up and published networks."""
     rows = Rows(all_rows)
-    names = [name for name in rows.datasets if channels.curve_points(rows, name)]
+    names = [name for name in rows.datasets if curve_points(rows, name)]
     if not names:
         return absent("accuracy against MACs")
     figure, panels = plt.subplots(1, len(names), squeeze=False, figsize=(style.WIDE if len(names) > 1 else style.WIDTH, 4.8))
@@ -156,7 +157,7 @@ def accuracy(all_rows: Sequence[dict]) -> style.Figure | Markdown:
 
 
 def _accuracy(axes: plt.Axes, rows: Rows, dataset: str) -> None:
-    look, points = style.method(MAIN), channels.curve_points(rows, dataset)
+    look, points = style.method(MAIN), curve_points(rows, dataset)
     macs = [row["macs"] / 1e6 for row in points]
     at_once = [row["pruned_top1_pct"] for row in points]
     axes.plot(macs, at_once, ls=":", marker=look.marker, mfc="white", color=look.color, label=f"{look.label}, at once")
@@ -191,7 +192,7 @@ def savings(all_rows: Sequence[dict]) -> style.Figure | Markdown:
     if not names:
         return absent("what channel pruning saves")
     order = ("MACs", "Size", "Activations", "Peak memory", "Latency, batch 128", "Latency, batch 1")
-    found = {name: channels.savings(rows, name) for name in names}
+    found = {name: ratios(rows, name) for name in names}
     shown = [cost for cost in order if any(cost in costs for costs in found.values())]
     figure, panels = plt.subplots(
         1,

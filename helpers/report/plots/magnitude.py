@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from helpers.report import style
 from helpers.report.evidence import Rows
 from helpers.report.magnitude import Pair, control_pairs
-from helpers.report.sensitivity import CURVE_METHODS, MAIN, absent
+from helpers.report.sensitivity import CURVE_METHODS, MAIN
+from helpers.report.sentences import absent
 from helpers.report.sparse_costs import FORMATS, SPEEDS, speed_points
 
 

@@ -8,10 +8,10 @@ from IPython.display import Markdown
 
 from helpers.pruning import schedule as schedules
 from helpers.report import style
-from helpers.report.evidence import INIT_METHODS, Rows, absent, name
+from helpers.report.evidence import INIT_METHODS, Rows, name
 from helpers.report.gradient_flow import Toy
 from helpers.report.saliency import CHECKED, CHECKS, CONTROL, MAIN, SIGNED
-from helpers.report.sensitivity import layer_labels
+from helpers.report.sentences import absent, layer_labels
 from helpers.report.statistics import wilson
 from helpers.settings import Profile
 

@@ -11,13 +11,8 @@ from torch import Tensor
 from helpers.pruning.scan import Scan
 from helpers.report import style
 from helpers.report.evidence import Rows
-from helpers.report.sensitivity import (
-    CURVE_METHODS,
-    MAIN,
-    absent,
-    epochs_text,
-    layer_labels,
-)
+from helpers.report.sensitivity import CURVE_METHODS, MAIN
+from helpers.report.sentences import absent, epochs_text, layer_labels
 from helpers.report.tables import number_text
 
 

@@ -1,0 +1,56 @@
+"""The sentences every notebook needs: what is seen under a figure, and what stands where its rows are missing."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from IPython.display import Markdown
+
+from helpers.plan import Planned
+from helpers.report import style
+from helpers.report.evidence import Missing, Rows
+
+SEEN = "**What is seen.**"
+
+
+def absent(what: str) -> Markdown:
+    """What stands in place of something whose rows do not exist."""
+    return Markdown(f"*Missing: {what}; `make study` computes it.*")
+
+
+def missing(planned: Sequence[Planned]) -> Markdown:
+    """The rows of the plan that this page would show and that do not exist."""
+    if not planned:
+        return Markdown("Every row that this page reads is there.")
+    names = ", ".join(f"{style.dataset(item.key.dataset)} `{item.key.row_id}`" for item in planned)
+    return Markdown(f"**Missing rows.** `make study` computes them: {names}.")
+
+
+def layer_labels(names: Iterable[str]) -> list[str]:
+    """State-dict prefixes in forward order → "conv 1" … "fc 1" …"""
+    labels, counts = [], {"conv": 0, "fc": 0}
+    for name in names:
+        kind = "conv" if name.startswith("features") else "fc"
+        counts[kind] += 1
+        labels.append(f"{kind} {counts[kind]}")
+    return labels
+
+
+def epochs_text(count: int) -> str:
+    return f"{count} epoch{'' if count == 1 else 's'}"
+
+
+def told(rows: Rows, tell: Callable[[str], str | list[str]]) -> Markdown:
+    """`tell(dataset)` for every data set, one point each, what is missing named.
+
+    A list is a sentence to begin with and the points under it.
+    """
+    points: list[list[str]] = []
+    for dataset in rows.datasets:
+        try:
+            said = tell(dataset)
+        except Missing as gap:
+            said = f"Not told for {style.dataset(dataset)}: {gap}."
+        points.append([said] if isinstance(said, str) else said)
+    if len(points) == 1 and len(points[0]) == 1:
+        return Markdown(f"{SEEN} {points[0][0]}")
+    lines = [f"{'  - ' if under else '- '}{text.strip()}" for point in points for under, text in enumerate(point)]
+    return Markdown("\n".join([SEEN, "", *lines]))
