@@ -1,17 +1,17 @@
 """One row of the study: make it, store it, return the one that exists.
 
 `compute` is what notebooks, `make study` and a cluster's workers call. A row is stored with what its network and its
-training say at once; memory, latency and energy are added by `measure_quietly`, when nothing else runs.
+training say at once; memory, latency and energy are added by `quiet.measure`, when nothing else runs.
 """
 
 import argparse
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from helpers import budget, data, files, measurement, methods, models, plan, progress, results, settings, training
+from helpers import budget, files, measurement, methods, models, plan, progress, quiet, results, settings, training
 from helpers.context import Context
 from helpers.models import VGG
 from helpers.plan import Planned
@@ -19,16 +19,9 @@ from helpers.pruning import comparison
 from helpers.pruning.masks import Masks, effective_macs
 from helpers.results import RowKey
 from helpers.settings import Profile
-from helpers.sparse import convolution, storage
+from helpers.sparse import storage
 
 MIB = 2**20
-NOT_COMPUTED = "not computed yet: `make study` computes it"
-NOT_TIMED = "not measured: only the main rows and one compression curve are timed"
-QUIET = (
-    *("latency_ms", "latency_p90_ms", "latency_batch128_ms", "sparse_latency_ms", "sparse_latency_batch128_ms"),
-    *("peak_memory_mib", "average_memory_mib", "energy_mj"),
-)
-MEASURED_QUIETLY = (*QUIET, "reasons", "device", "threads", "commit")  # what the quiet pass may change in a row
 
 
 def rows(profile: Profile, topic: str | None = None, *, compute_missing: bool | None = None) -> list[dict]:
@@ -40,7 +33,7 @@ def rows(profile: Profile, topic: str | None = None, *, compute_missing: bool | 
     if compute_missing if compute_missing is not None else profile.name == "demo":
         for item in planned:
             compute(profile, item.key)
-        measure_quietly(profile, [item.key for item in planned])
+        quiet.measure(profile, [item.key for item in planned])
     found = (results.load_row(profile.name, item.key, budget.made_with(profile, item.key)) for item in planned)
     return [row for row in found if row is not None]
 
@@ -103,7 +96,7 @@ def _row(context: Context, outcome: methods.Outcome) -> dict:
         "correct": results.pack_bits(test.correct),
         "test_images": len(splits.test),
         "log": [asdict(log) for log in outcome.logs],
-        "reasons": dict.fromkeys(QUIET, measurement.LATER if _timed(context.key) else NOT_TIMED),
+        "reasons": quiet.pending(context.key),
     }
     if masks is not None:
         row |= _sizes(network) | {
@@ -134,69 +127,6 @@ def _sizes(network: VGG) -> dict[str, float]:
     return {f"size_{name}_mib": size for name, size in sizes.items()} | {
         "entropy_bound_mib": storage.entropy_bound(network) / MIB
     }
-
-
-# The quiet pass ----------------------------------------------------------------------------------------------------
-
-
-def measure_quietly(profile: Profile, keys: Sequence[RowKey], *, again: bool = False, seconds: float | None = None) -> None:
-    """Fill memory, latency and energy of the rows whose networks are on disk, data set by data set, dense beside them.
-
-    Networks of one data set are timed interleaved, so that a drift of the machine hits all alike. Rows measured before
-    are left alone unless `again`.
-    """
-    seconds = seconds or profile.timing_seconds
-    for dataset in profile.datasets:
-        wanted: dict[RowKey, dict] = {}
-        for key in keys:
-            row = results.load_row(profile.name, key, budget.made_with(profile, key)) if key.dataset == dataset else None
-            on_disk = settings.network_path(profile.name, dataset, key.row_id).is_file()
-            if row is not None and on_disk and _timed(key) and (again or row["latency_ms"] is None):
-                wanted[key] = row
-        if wanted:
-            _measure_dataset(profile, dataset, wanted, seconds)
-
-
-def _timed(key: RowKey) -> bool:
-    """Whether a row's network is timed: not one that differs from a timed one in nothing that time depends on."""
-    if key.variant == "curve":  # the speed at many sparsities: one allocation tells it
-        return key.method == "layerwise_magnitude"
-    return key.seed == 0 and (not key.variant or key.method == "lasso_channels")
-
-
-def _measure_dataset(profile: Profile, dataset: str, wanted: dict[RowKey, dict], seconds: float) -> None:
-    networks = {key: models.load(settings.network_path(profile.name, dataset, key.row_id)) for key in wanted}
-    splits = data.load(dataset)
-    any_network = next(iter(networks.values()))
-    one, many = (measurement.images_for(any_network, splits.test, count) for count in (1, measurement.BATCH))
-    unavailable = convolution.available()
-    runs: dict[str, Callable] = {f"dense {key.row_id}": networks[key].to(one.device) for key in wanted}
-    for key, row in wanted.items():
-        if row["size_bitmask_mib"] is not None and unavailable is None:
-            runs[f"sparse {key.row_id}"] = convolution.compile_sparse(networks[key])
-    single = measurement.latency(runs, one, min_seconds=seconds)
-    batched = measurement.latency(runs, many, min_seconds=seconds)
-    for key, row in wanted.items():
-        dense, sparse = f"dense {key.row_id}", f"sparse {key.row_id}"
-        used = measurement.memory(networks[key], many)
-        spent, why = measurement.energy(networks[key], many, seconds=seconds)
-        reasons = {"energy_mj": why} if spent is None else {}
-        if sparse not in runs:
-            why_not = f"not measured: {unavailable}" if unavailable else "not measured: the network has no zeros to skip"
-            reasons |= dict.fromkeys(("sparse_latency_ms", "sparse_latency_batch128_ms"), why_not)
-        row |= {
-            "latency_ms": single[dense].median_ms,
-            "latency_p90_ms": single[dense].p90_ms,
-            "latency_batch128_ms": batched[dense].median_ms,
-            "sparse_latency_ms": single[sparse].median_ms if sparse in runs else None,
-            "sparse_latency_batch128_ms": batched[sparse].median_ms if sparse in runs else None,
-            "peak_memory_mib": used.peak_mib,
-            "average_memory_mib": used.average_mib,
-            "energy_mj": spent,
-            "reasons": reasons,
-            **results.provenance(),
-        }
-        results.save_row(profile.name, key, row, row["settings"])
 
 
 def compare_masks(profile: Profile, dataset: str) -> dict[str, dict[str, dict[str, float]]]:
@@ -256,7 +186,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     if not options.quiet:
         for item in planned:
             compute(profile, item.key)
-    measure_quietly(profile, [item.key for item in planned], again=options.quiet)
+    quiet.measure(profile, [item.key for item in planned], again=options.quiet)
     return 0
 
 

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed
 
-from helpers import budget, files, plan, progress, results, settings, study
+from helpers import budget, files, models, plan, progress, results, settings, study
 from helpers.context import Context
 from helpers.results import RowKey
 from helpers.settings import Profile
@@ -69,6 +69,13 @@ def train_dense(profile: Profile, dataset: str) -> bytes:
     return settings.network_path(profile.name, dataset, "dense").read_bytes()
 
 
+def stored_dense(profile: Profile, dataset: str) -> bytes | None:
+    """The file of the trained dense network that lies here; None when there is none or other settings made it."""
+    path = settings.network_path(profile.name, dataset, "dense")
+    made_with = budget.made_with(profile, RowKey(dataset, "dense", seed=profile.seeds[0]))
+    return path.read_bytes() if models.metadata(path).get("settings_hash") == results.settings_hash(made_with) else None
+
+
 def carry(network: bytes) -> bytes:
     """A network as a task of its own: computed again from itself when the worker that holds it dies."""
     return network
@@ -105,9 +112,8 @@ def sweep(profile: Profile, keys: Sequence[RowKey], client: Client, *, networks:
 
     pending = as_completed(submit_rows(set(wanted) - set(from_dense)), loop=client.loop)
     for dataset in waiting:
-        stored = settings.network_path(profile.name, dataset, "dense")
-        if stored.is_file():
-            pending.update(submit_after_dense(dataset, stored.read_bytes()))
+        if (stored := stored_dense(profile, dataset)) is not None:
+            pending.update(submit_after_dense(dataset, stored))
         else:
             pending.add(submit(train_dense, profile, dataset, name=f"{dataset}-train-dense", priority=1e6))
             of[f"{dataset}-train-dense-{token}"] = dataset

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import budget, measurement, methods, plan, results, settings, study
+from helpers import budget, measurement, methods, plan, quiet, results, settings, study
 from helpers.context import Context
 from helpers.results import RowKey
 
@@ -99,13 +99,13 @@ def test_a_dense_network_of_other_settings_is_trained_again(own_folders):
 def test_the_quiet_pass_fills_the_costs_and_nothing_else(own_folders):
     keys = [RowKey("digits", "dense"), RowKey("digits", "layerwise_magnitude", 80.33)]
     before = [study.compute(TINY, key) for key in keys]
-    study.measure_quietly(TINY, keys, seconds=0.01)
+    quiet.measure(TINY, keys, seconds=0.01)
     for key, old in zip(keys, before, strict=True):
         row = results.load_row("demo", key)
         assert row["latency_ms"] > 0 and row["latency_batch128_ms"] > row["latency_ms"] and row["peak_memory_mib"] > 0
         assert (row["sparse_latency_ms"] is None) == ("sparse_latency_ms" in row["reasons"])
         assert row["energy_mj"] is None or row["energy_mj"] > 0
-        assert {name for name in old if old[name] != row[name]} <= set(study.MEASURED_QUIETLY)
+        assert {name for name in old if old[name] != row[name]} <= set(quiet.CHANGED)
 
 
 def test_larger_profiles_say_what_is_missing_instead_of_training(own_folders, monkeypatch):

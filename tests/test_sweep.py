@@ -13,7 +13,7 @@ import pytest
 import tiny
 from distributed import Client
 
-from helpers import files, models, plan, results, settings, sweep
+from helpers import budget, files, models, plan, results, settings, sweep
 from helpers.results import RowKey
 
 TESTS = Path(__file__).parent
@@ -85,6 +85,16 @@ def test_rows_of_other_code_are_refused(tmp_path, monkeypatch):
     row = results.save_row("demo", KEYS[3], {}, {"something": "else"})
     with pytest.raises(ValueError, match="one commit"):
         sweep._accept(PROFILE, KEYS[3], row, None)
+
+
+def test_a_dense_network_of_other_settings_is_not_sent(tmp_path, monkeypatch):
+    monkeypatch.setenv("BUILD_DIR", str(tmp_path))
+    assert sweep.stored_dense(PROFILE, "digits") is None
+    path = settings.network_path("demo", "digits", "dense")
+    made_with = budget.made_with(PROFILE, RowKey("digits", "dense"))
+    models.save(models.VGG(10, (2, "M"), (4,)), path, settings_hash=results.settings_hash(made_with))
+    assert sweep.stored_dense(PROFILE, "digits") == path.read_bytes()
+    assert sweep.stored_dense(replace(PROFILE, dense_epochs=3), "digits") is None
 
 
 @pytest.mark.parametrize("resources", [{}, {"GPU": 1}, {"row": 2}])

@@ -1,0 +1,80 @@
+"""The quiet pass: memory, latency and energy of rows whose networks are on disk, when nothing else runs."""
+
+from collections.abc import Callable, Sequence
+
+from helpers import budget, data, measurement, models, results, settings
+from helpers.results import RowKey
+from helpers.settings import Profile
+from helpers.sparse import convolution
+
+NOT_TIMED = "not measured: only the main rows and one compression curve are timed"
+COLUMNS = (
+    *("latency_ms", "latency_p90_ms", "latency_batch128_ms", "sparse_latency_ms", "sparse_latency_batch128_ms"),
+    *("peak_memory_mib", "average_memory_mib", "energy_mj"),
+)
+CHANGED = (*COLUMNS, "reasons", "device", "threads", "commit")  # what the quiet pass may change in a row
+
+
+def pending(key: RowKey) -> dict[str, str]:
+    """Why each of these columns is empty in a row that has just been made."""
+    return dict.fromkeys(COLUMNS, measurement.LATER if timed(key) else NOT_TIMED)
+
+
+def measure(profile: Profile, keys: Sequence[RowKey], *, again: bool = False, seconds: float | None = None) -> None:
+    """Fill memory, latency and energy of the rows whose networks are on disk, data set by data set, dense beside them.
+
+    Networks of one data set are timed interleaved, so that a drift of the machine hits all alike. Rows measured before
+    are left alone unless `again`.
+    """
+    seconds = seconds or profile.timing_seconds
+    for dataset in profile.datasets:
+        wanted: dict[RowKey, dict] = {}
+        for key in keys:
+            row = results.load_row(profile.name, key, budget.made_with(profile, key)) if key.dataset == dataset else None
+            on_disk = settings.network_path(profile.name, dataset, key.row_id).is_file()
+            if row is not None and on_disk and timed(key) and (again or row["latency_ms"] is None):
+                wanted[key] = row
+        if wanted:
+            _measure_dataset(profile, dataset, wanted, seconds)
+
+
+def timed(key: RowKey) -> bool:
+    """Whether a row's network is timed: not one that differs from a timed one in nothing that time depends on."""
+    if key.variant == "curve":  # the speed at many sparsities: one allocation tells it
+        return key.method == "layerwise_magnitude"
+    return key.seed == 0 and (not key.variant or key.method == "lasso_channels")
+
+
+def _measure_dataset(profile: Profile, dataset: str, wanted: dict[RowKey, dict], seconds: float) -> None:
+    networks = {key: models.load(settings.network_path(profile.name, dataset, key.row_id)) for key in wanted}
+    splits = data.load(dataset)
+    any_network = next(iter(networks.values()))
+    one, many = (measurement.images_for(any_network, splits.test, count) for count in (1, measurement.BATCH))
+    unavailable = convolution.available()
+    runs: dict[str, Callable] = {f"dense {key.row_id}": networks[key].to(one.device) for key in wanted}
+    for key, row in wanted.items():
+        if row["size_bitmask_mib"] is not None and unavailable is None:
+            runs[f"sparse {key.row_id}"] = convolution.compile_sparse(networks[key])
+    single = measurement.latency(runs, one, min_seconds=seconds)
+    batched = measurement.latency(runs, many, min_seconds=seconds)
+    for key, row in wanted.items():
+        dense, sparse = f"dense {key.row_id}", f"sparse {key.row_id}"
+        used = measurement.memory(networks[key], many)
+        spent, why = measurement.energy(networks[key], many, seconds=seconds)
+        reasons = {"energy_mj": why} if spent is None else {}
+        if sparse not in runs:
+            why_not = f"not measured: {unavailable}" if unavailable else "not measured: the network has no zeros to skip"
+            reasons |= dict.fromkeys(("sparse_latency_ms", "sparse_latency_batch128_ms"), why_not)
+        row |= {
+            "latency_ms": single[dense].median_ms,
+            "latency_p90_ms": single[dense].p90_ms,
+            "latency_batch128_ms": batched[dense].median_ms,
+            "sparse_latency_ms": single[sparse].median_ms if sparse in runs else None,
+            "sparse_latency_batch128_ms": batched[sparse].median_ms if sparse in runs else None,
+            "peak_memory_mib": used.peak_mib,
+            "average_memory_mib": used.average_mib,
+            "energy_mj": spent,
+            "reasons": reasons,
+            **results.provenance(),
+        }
+        results.save_row(profile.name, key, row, row["settings"])
