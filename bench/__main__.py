@@ -2,6 +2,7 @@
 
     python -m bench [--quick] [--only training]
 
+`results/bench.json` keeps what was measured and where, so one benchmark can be repeated without the others.
 Each script runs in a process of its own, so that none finds the memory or the threads of another. A script that fails
 has its line in the table too, and the exit status is then 1.
 """
@@ -11,8 +12,9 @@ import importlib
 import multiprocessing
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 
@@ -62,42 +64,67 @@ def line(row: dict) -> str:
     return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
 
 
-def table(rows: Iterable[dict], minutes: float, quick: bool) -> str:
-    """The whole page."""
-    made = results.provenance()
+@dataclass(frozen=True)
+class Run:
+    """What one benchmark measured, and where and when."""
+
+    rows: list[dict]
+    machine: str
+
+    @classmethod
+    def now(cls, rows: list[dict], seconds: float) -> "Run":
+        made = results.provenance()
+        where = f"{made['device']}; torch {made['torch']}, {made['threads']} threads; commit {made['commit']}"
+        return cls(rows, f"{where}; {date.today().isoformat()}, {seconds / 60:.0f} min")
+
+
+def table(runs: Mapping[str, Run], quick: bool) -> str:
+    """The whole page: one table, every benchmark's lines together, and below it what each was measured on."""
     short = " These are short runs: their figures say that a benchmark works, not how fast anything is." if quick else ""
     return "\n".join(
         [
             "# Benchmarks",
             "",
-            f"{made['device']}; torch {made['torch']}, {made['threads']} threads; commit {made['commit']}; "
-            f"{date.today().isoformat()}, {minutes:.0f} min. Both sides of a line were timed in one run, taking turns; times are "
-            f"medians, the ratio is theirs over ours, so that more than 1 is faster than the alternative.{short}",
+            "Both sides of a line were timed in one run, taking turns; times are medians, the ratio is theirs over ours, so that "
+            f"more than 1 is faster than the alternative.{short}",
             "",
             "| benchmark | ours | theirs | ratio | goal | how |",
             "| --- | ---: | ---: | ---: | --- | --- |",
-            *map(line, rows),
+            *(line(row) for run in runs.values() for row in run.rows),
+            "",
+            *(f"- `bench.{name}`: {run.machine}" for name, run in runs.items()),
             "",
         ]
     )
 
 
+def stored(path: Path) -> dict[str, Run]:
+    """The runs of an earlier table, none where it is missing or damaged."""
+    try:
+        return {name: Run(**run) for name, run in files.load_json(path).items()}
+    except (FileNotFoundError, files.CorruptFile):
+        return {}
+
+
 def main(arguments: Iterable[str] | None = None) -> int:
-    """Run the benchmarks and write results/bench.md; exit status 1 when one failed."""
+    """Run the benchmarks and write results/bench.md, whose other lines stay; exit status 1 when one failed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="short runs, written to build/ instead")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="one benchmark; may be repeated")
     options = parser.parse_args(arguments)
     names = [settings.choose("benchmark", name, scripts()) for name in options.only] or scripts()
-    path = settings.ROOT / ("build" if options.quick or options.only else "results") / "bench.md"
-    began, rows = time.monotonic(), []
+    path = settings.ROOT / ("build" if options.quick else "results") / "bench.md"
+    runs = stored(path.with_suffix(".json"))
     for name in names:
         print(f"{name} …", file=sys.stderr, flush=True)
-        rows += in_own_process(name, options.quick)
+        began = time.monotonic()
+        runs[name] = Run.now(in_own_process(name, options.quick), time.monotonic() - began)
+        runs = {known: runs[known] for known in scripts() if known in runs}
+        files.save_json(path.with_suffix(".json"), {known: asdict(run) for known, run in runs.items()})
         with files.atomic(path) as temporary:  # after each, so that a stop loses none that is done
-            temporary.write_text(table(rows, (time.monotonic() - began) / 60, options.quick), encoding="utf-8")
+            temporary.write_text(table(runs, options.quick), encoding="utf-8")
     print(path.read_text(encoding="utf-8"))
-    return 1 if any("failed" in row for row in rows) else 0
+    return 1 if any("failed" in row for name in names for row in runs[name].rows) else 0
 
 
 if __name__ == "__main__":

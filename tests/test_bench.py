@@ -1,0 +1,28 @@
+"""The table of the benchmarks: one can be repeated without losing the others, and a failure has its line."""
+
+import bench.__main__ as bench
+
+
+def row(name: str, ours: float, theirs: float) -> dict:
+    return {"name": name, "ours_ms": ours, "theirs_ms": theirs, "ratio": theirs / ours, "goal": 2.0, "note": "a | b"}
+
+
+def test_one_benchmark_repeated_leaves_the_others_lines(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench.settings, "ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    found = {"training": [row("a step", 500.0, 1500.0)], "sweep": [row("a row", 0.25, 0.5)]}
+    monkeypatch.setattr(bench, "in_own_process", lambda name, quick: found[name])
+    monkeypatch.setattr(bench, "scripts", lambda: ["sweep", "training"])
+    assert bench.main([]) == 0
+    page = (tmp_path / "results/bench.md").read_text()
+    assert "| a step | 500 ms | 1.5 s | 3.00× | ≥ 2× | a \\| b |" in page and "| a row | 250 µs | 500 µs | 2.00× |" in page
+
+    found["training"] = [{"name": "training", "failed": "OSError: gone"}]
+    assert bench.main(["--only", "training"]) == 1
+    page = (tmp_path / "results/bench.md").read_text()
+    assert "a step" not in page and "**failed**: OSError: gone" in page and "| a row |" in page
+    assert page.count("- `bench.") == 2
+
+    (tmp_path / "results/bench.json").write_text("{")
+    assert bench.main(["--only", "sweep"]) == 0
+    assert "- `bench.training`" not in (tmp_path / "results/bench.md").read_text()
