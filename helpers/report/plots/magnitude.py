@@ -34,12 +34,10 @@ def control(all_rows: Sequence[dict]) -> style.Figure | Markdown:
     return style.show(
         figure,
         "01_control",
-        alt="Arrows from the accuracy before fine-tuning to the accuracy after it, for the pruned network, the "
-        "dense network, the "
-        "dense network under three wrong normalisations, and the write-up's two figures.",
-        caption="Open mark: before any fine-tuning; arrow head: after it, same budget and schedule; a mark alone "
-        "was not fine-tuned. "
-        "The write-up's arrow runs from its baseline to its pruned and fine-tuned network.",
+        alt="Arrows from the accuracy before fine-tuning to the accuracy after it, for the pruned network, the dense network, "
+        "the dense network under three wrong normalisations, and the write-up's two figures.",
+        caption="Open mark: before any fine-tuning; arrow head: after it, same budget and schedule; a mark alone was not "
+        "fine-tuned. The write-up's arrow runs from its baseline to its pruned and fine-tuned network.",
     )
 
 
@@ -102,12 +100,10 @@ def sizes(all_rows: Sequence[dict]) -> style.Figure | Markdown:
     return style.show(
         figure,
         "01_sizes",
-        alt="Bars of the file size of the pruned network as dense, coordinate, compressed-row and bitmask files, "
-        "with the entropy "
-        "bound as a dashed line.",
-        caption="The same pruned network in every format, and how many times smaller than dense it is. Dashed: "
-        "the fewest bytes that "
-        "which-are-kept and fp32 values can take. Hatched: values rounded to 16 bits, so not the same network bit for bit.",
+        alt="Bars of the file size of the pruned network as dense, coordinate, compressed-row and bitmask files, with the "
+        "entropy bound as a dashed line.",
+        caption="The same pruned network in every format, and how many times smaller than dense it is. Dashed: the fewest bytes "
+        "that which-are-kept and fp32 values can take. Hatched: values rounded to 16 bits, so not the same network bit for bit.",
     )
 
 
@@ -135,10 +131,8 @@ def speed_up(all_rows: Sequence[dict]) -> style.Figure | Markdown:
     return style.show(
         figure,
         "01_speed_up",
-        alt="Speed-up over dense execution against sparsity at batch 1 and 128 for the three allocations, each "
-        "with the bound given by "
-        "the multiply-adds that remain.",
-        caption="Solid: measured, the same network run densely and on its non-zeros only, interleaved. Dotted: "
-        "MACs ÷ effective MACs, "
-        "what skipping every zero at no cost would give. Above the line at 1× skipping zeros pays.",
+        alt="Speed-up over dense execution against sparsity at batch 1 and 128 for the three allocations, each with the bound "
+        "given by the multiply-adds that remain.",
+        caption="Solid: measured, the same network run densely and on its non-zeros only, interleaved. Dotted: MACs ÷ effective "
+        "MACs, what skipping every zero at no cost would give. Above the line at 1× skipping zeros pays.",
     )

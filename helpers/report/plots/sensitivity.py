@@ -107,12 +107,10 @@ def allocation(all_rows: Sequence[dict], dataset: str) -> style.Figure | Markdow
     return style.show(
         figure,
         f"01_allocation_{dataset}",
-        alt=f"Three groups of bars over {len(layers)} layers: the sparsity each was given, its share of the "
-        "weights and its share "
-        "of the multiply-adds, before and after pruning.",
-        caption=f"Dashed: the whole network, {row['sparsity_pct']:.2f} %. Grey: the dense network; blue inside: "
-        "what is kept of it, "
-        "as a share of the dense network's total.",
+        alt=f"Three groups of bars over {len(layers)} layers: the sparsity each was given, its share of the weights and its "
+        "share of the multiply-adds, before and after pruning.",
+        caption=f"Dashed: the whole network, {row['sparsity_pct']:.2f} %. Grey: the dense network; blue inside: what is kept of "
+        "it, as a share of the dense network's total.",
     )
 
 
