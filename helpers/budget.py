@@ -10,24 +10,25 @@ from helpers.training import Recipe
 
 def recipe(profile: Profile, key: RowKey) -> Recipe | None:
     """How long and at which learning rate a row's network is trained; None for a row that trains nothing."""
-    tune, scratch = profile.finetune_lr, profile.scratch_lr
+    tune = profile.batch_size, profile.finetune_lr
+    scratch = profile.scratch_batch_size, profile.scratch_lr
     match key.method, key.variant:
         case ("dense", _):
-            epochs, lr = profile.dense_epochs, scratch
+            epochs, steps = profile.dense_epochs, scratch
         case ("dense_finetuned", _):
-            epochs, lr = profile.finetune_epochs, tune
+            epochs, steps = profile.finetune_epochs, tune
         case ("layerwise_magnitude" | "global_magnitude" | "uniform_magnitude", variant):
             if variant in ("reinitialized", "rewound"):
-                epochs, lr = profile.init_epochs, scratch
+                epochs, steps = profile.init_epochs, scratch
             else:
-                epochs, lr = {"curve": 0, "curve_finetuned": profile.curve_epochs}.get(variant, profile.finetune_epochs), tune
+                epochs, steps = {"curve": 0, "curve_finetuned": profile.curve_epochs}.get(variant, profile.finetune_epochs), tune
         case ("lasso_channels_from_scratch", _):
-            epochs, lr = profile.channel_scratch_epochs, scratch
+            epochs, steps = profile.channel_scratch_epochs, scratch
         case ("lasso_channels" | "l1_filters" | "random_channels", variant):
-            epochs, lr = profile.macs_curve_epochs if variant.startswith("macs=") else profile.channel_epochs, tune
+            epochs, steps = profile.macs_curve_epochs if variant.startswith("macs=") else profile.channel_epochs, tune
         case _:
-            epochs, lr = profile.init_epochs, scratch
-    return Recipe(epochs, profile.batch_size, lr, seed=key.seed) if epochs else None
+            epochs, steps = profile.init_epochs, scratch
+    return Recipe(epochs, *steps, seed=key.seed) if epochs else None
 
 
 def made_with(profile: Profile, key: RowKey) -> dict:

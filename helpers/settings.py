@@ -27,6 +27,7 @@ class Profile:
     weights: str  # where the dense network comes from: "local" files or "train"
     seeds: tuple[int, ...]
     batch_size: int
+    scratch_batch_size: int  # of trainings from initialisation: in few epochs they need many steps
     dropout: float  # in the head, whenever a network is trained
     dense_epochs: int  # only where weights == "train"
     finetune_epochs: int
@@ -57,6 +58,7 @@ PROFILES = {
             weights="train",
             seeds=(0,),
             batch_size=32,
+            scratch_batch_size=32,
             dropout=0.0,
             dense_epochs=8,
             finetune_epochs=2,
@@ -79,6 +81,7 @@ PROFILES = {
             weights="local",
             seeds=(0, 1),
             batch_size=256,
+            scratch_batch_size=128,
             dropout=0.2,
             dense_epochs=0,
             finetune_epochs=4,
@@ -101,6 +104,7 @@ PROFILES = {
             weights="train",
             seeds=(0, 1, 2),
             batch_size=256,
+            scratch_batch_size=256,
             dropout=0.2,
             dense_epochs=160,
             finetune_epochs=40,
