@@ -10,8 +10,8 @@ from helpers.training import Recipe
 
 def recipe(profile: Profile, key: RowKey) -> Recipe | None:
     """How long and at which learning rate a row's network is trained; None for a row that trains nothing."""
-    tune = profile.batch_size, profile.finetune_lr
-    scratch = profile.scratch_batch_size, profile.scratch_lr
+    tune, scratch = (profile.batch_size, profile.finetune_lr), (profile.batch_size, profile.scratch_lr)
+    init = profile.init_batch_size, profile.scratch_lr
     match key.method, key.variant:
         case ("dense", _):
             epochs, steps = profile.dense_epochs, scratch
@@ -19,7 +19,7 @@ def recipe(profile: Profile, key: RowKey) -> Recipe | None:
             epochs, steps = profile.finetune_epochs, tune
         case ("layerwise_magnitude" | "global_magnitude" | "uniform_magnitude", variant):
             if variant in ("reinitialized", "rewound"):
-                epochs, steps = profile.init_epochs, scratch
+                epochs, steps = profile.init_epochs, init
             else:
                 epochs, steps = {"curve": 0, "curve_finetuned": profile.curve_epochs}.get(variant, profile.finetune_epochs), tune
         case ("lasso_channels_from_scratch", _):
@@ -27,7 +27,7 @@ def recipe(profile: Profile, key: RowKey) -> Recipe | None:
         case ("lasso_channels" | "l1_filters" | "random_channels", variant):
             epochs, steps = profile.macs_curve_epochs if variant.startswith("macs=") else profile.channel_epochs, tune
         case _:
-            epochs, steps = profile.init_epochs, scratch
+            epochs, steps = profile.init_epochs, init
     return Recipe(epochs, *steps, seed=key.seed) if epochs else None
 
 

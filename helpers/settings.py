@@ -27,11 +27,11 @@ class Profile:
     weights: str  # where the dense network comes from: "local" files or "train"
     seeds: tuple[int, ...]
     batch_size: int
-    scratch_batch_size: int  # of trainings from initialisation: in few epochs they need many steps
     dropout: float  # in the head, whenever a network is trained
     dense_epochs: int  # only where weights == "train"
     finetune_epochs: int
     init_epochs: int  # every method that prunes at or during training from scratch, and its dense control
+    init_batch_size: int  # of the same trainings: in few epochs they need many steps
     channel_epochs: int
     channel_scratch_epochs: int
     curve_epochs: int  # accuracy against compression
@@ -58,7 +58,7 @@ PROFILES = {
             weights="train",
             seeds=(0,),
             batch_size=32,
-            scratch_batch_size=32,
+            init_batch_size=32,
             dropout=0.0,
             dense_epochs=8,
             finetune_epochs=2,
@@ -81,7 +81,7 @@ PROFILES = {
             weights="local",
             seeds=(0, 1),
             batch_size=256,
-            scratch_batch_size=128,
+            init_batch_size=128,
             dropout=0.2,
             dense_epochs=0,
             finetune_epochs=4,
@@ -104,7 +104,7 @@ PROFILES = {
             weights="train",
             seeds=(0, 1, 2),
             batch_size=256,
-            scratch_batch_size=256,
+            init_batch_size=256,
             dropout=0.2,
             dense_epochs=160,
             finetune_epochs=40,
