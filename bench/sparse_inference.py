@@ -16,10 +16,14 @@ give at the dense speed: MACs / effective MACs. Efficiency is ratio / bound.
 
 import argparse
 import functools
+import json
+import os
 import statistics
+import subprocess
+import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +41,7 @@ GOALS = {
 STRONGEST = ("folded", "compiled")  # of the dense fp32 sides
 SLOW = ("csr", "unpacked", "eager")  # measured in every fifth round
 BREAK_EVEN_GOAL = 0.6
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "MKL_ENABLE_INSTRUCTIONS": "AVX2"}
 
 
 def trained() -> tuple[models.VGG, str]:
@@ -132,9 +137,10 @@ def sides(network: models.VGG, batch_compiled: int | None) -> dict[str, Callable
         "folded": lambda x: folded(last(x)),
         "csr": csr,
         "unpacked": unpacked,
-        "bf16": lambda x: bf16(last(x).bfloat16()).float(),
         "sparse": convolution.compile_sparse(network),
     }
+    if torch.backends.cpu.get_cpu_capability() != "AVX2":  # where bfloat16 is emulated, twenty times slower than float32
+        calls["bf16"] = lambda x: bf16(last(x).bfloat16()).float()
     if batch_compiled:
         frozen = compiled(batch_compiled)
         calls["compiled"] = lambda x: frozen(last(x))
@@ -251,19 +257,32 @@ def run(quick: bool = False) -> list[dict]:
     reason = kernels.available()
     if reason is not None:
         return [{"name": "sparse inference", "ours_ms": None, "theirs_ms": None, "ratio": None, "goal": None, "note": reason}]
-    uniform = (0.8,) if quick else (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
+    if quick:
+        return networks((0.8,), (1, 128), 2, compile_dense=False) + by_layer(0.8, 128, 0.1)
+    rows = networks((0.5, 0.6, 0.7, 0.8, 0.9, 0.95), (1, 16, 128), 4, compile_dense=True)
+    for batch in (1, 128):
+        rows += by_layer(0.8, batch, 0.5)
+    return rows + (with_avx2_only() if torch.backends.cpu.get_cpu_capability() == "AVX512" else [])
+
+
+def networks(uniform: Sequence[float], batches: Sequence[int], seconds: float, compile_dense: bool) -> list[dict]:
+    """The whole network at these uniform sparsities and with the two uneven allocations, and where break-even lies."""
     cases = [("uniform", sparsity) for sparsity in uniform] + [("global", 0.8033)]
     if scanned() is not None:
         cases.append(("layerwise", 0.8033))
-    seconds = 2 if quick else 4
     rows = []
-    for batch in (1, 128) if quick else (1, 16, 128):
+    for batch in batches:
         for allocation, sparsity in cases:
-            rows += whole(allocation, sparsity, batch, seconds, with_compiled=not quick)
-    rows += break_even(rows)
-    for batch in (128,) if quick else (1, 128):
-        rows += by_layer(0.8, batch, 0.1 if quick else 0.5)
-    return rows
+            rows += whole(allocation, sparsity, batch, seconds, compile_dense)
+    return rows + break_even(rows)
+
+
+def with_avx2_only() -> list[dict]:
+    """The same in a process in which PyTorch, oneDNN and our kernels are held to AVX2, as on a processor without AVX-512."""
+    code = "import json; from bench.sparse_inference import networks; rows = networks((0.6, 0.8, 0.9), (1, 128), 2, False)"
+    command = [sys.executable, "-c", f"{code}; print(json.dumps(rows))"]
+    done = subprocess.run(command, env=os.environ | AVX2, cwd=settings.ROOT, stdout=subprocess.PIPE, text=True, check=True)
+    return [row | {"name": f"{row['name']}, AVX2 only"} for row in json.loads(done.stdout.splitlines()[-1])]
 
 
 def main() -> None:

@@ -18,6 +18,7 @@ from helpers import files
 
 SOURCE = Path(__file__).parent / "convolution.cpp"
 FLAGS = (("-O3", "-march=native", "-fopenmp", "-fno-math-errno"), ("-O3", "-fopenmp"))
+NARROW = {"AVX2": ("-mno-avx512f",)}  # no wider vectors than torch takes, also when told to by ATEN_CPU_CAPABILITY
 NAME = "sparse_convolution"
 FUNCTIONS = ("conv_images", "product_images", "conv_positions", "product_single")
 
@@ -52,7 +53,7 @@ def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     first = cpuinfo.read_text().split("\n\n")[0].splitlines() if cpuinfo.exists() else []
     kept = [line.split(":", 1)[1].strip() for line in first if line.startswith(("flags", "Features", "model name"))]
-    return " ".join([platform.machine(), platform.processor(), *kept])
+    return " ".join([platform.machine(), platform.processor(), torch.backends.cpu.get_cpu_capability(), *kept])
 
 
 def _compiler() -> str:
@@ -97,7 +98,8 @@ def load() -> ctypes.CDLL:
         if shutil.which(tool) is None:
             raise Unavailable(f"sparse kernels need {tool}, which is not installed: networks run dense")
     reason = ""
-    for flags in FLAGS:
+    narrow = NARROW.get(torch.backends.cpu.get_cpu_capability(), ())
+    for flags in [(*FLAGS[0], *narrow), *FLAGS[1:]]:
         try:
             directory = cache_dir()
             library = directory / f"{NAME}-{_fingerprint(flags)}.so"
