@@ -1,36 +1,20 @@
 """CIFAR and digits as uint8 tensors: loaded once, kept whole in memory, normalised and augmented a batch at a time."""
 
-import hashlib
-import io
-import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet
 import torch
-from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from helpers import files, settings
+from helpers import files, parquet, settings
 from helpers.models import Normalization
 
 SPLIT_SEED = 0
 VALIDATION_IMAGES = 5000
 CROP_PADDING = 4
-LABEL_COLUMNS = {"cifar10": "label", "cifar100": "fine_label"}
-CIFAR100_CLASSES = tuple(
-    """apple aquarium_fish baby bear beaver bed bee beetle bicycle bottle bowl boy bridge bus butterfly camel can
-    castle caterpillar cattle chair chimpanzee clock cloud cockroach couch crab crocodile cup dinosaur dolphin
-    elephant flatfish forest fox girl hamster house kangaroo keyboard lamp lawn_mower leopard lion lizard
-    lobster man maple_tree motorcycle mountain mouse mushroom oak_tree orange orchid otter palm_tree pear
-    pickup_truck pine_tree plain plate poppy porcupine possum rabbit raccoon ray road rocket rose sea seal
-    shark shrew skunk skyscraper snail snake spider squirrel streetcar sunflower sweet_pepper table tank
-    telephone television tiger tractor train trout tulip turtle wardrobe whale willow_tree wolf woman worm""".split()  # noqa: SIM905
-)
-CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
 
 @dataclass(frozen=True)
@@ -145,15 +129,16 @@ def _digits() -> Splits:
 
 
 def _from_parquet(name: str, directory: Path) -> Splits:
-    train, train_lossy, classes = _decoded(name, directory / "train.parquet", 50_000)
-    test, test_lossy, _ = _decoded(name, directory / "test.parquet", 10_000)
+    train = parquet.read(name, directory / "train.parquet", 50_000)
+    test = parquet.read(name, directory / "test.parquet", 10_000)
     listed = directory / "validation.csv"
-    held_out = _listed_rows(listed, len(train)) if listed.is_file() else _stratified(train.labels, VALIDATION_IMAGES)
+    held_out = _listed_rows(listed, len(train.labels)) if listed.is_file() else _stratified(train.labels, VALIDATION_IMAGES)
     kept, val = _divide(train.images, train.labels, held_out)
-    total, lossy = len(train) + len(test), train_lossy + test_lossy
+    total, lossy = len(train.labels) + len(test.labels), train.lossy + test.lossy
     # rounded down: 98.108 % must not read as "all but 1.9 %" of a larger figure
     exact = f"{int(1000 * (total - lossy) / total) / 10:.1f} % of images pixel-exact" if lossy else "all images pixel-exact"
-    return Splits(name, kept, val, test, classes, f"{name.upper().replace('CIFAR', 'CIFAR-')} from Parquet, {exact}")
+    source = f"{name.upper().replace('CIFAR', 'CIFAR-')} from Parquet, {exact}"
+    return Splits(name, kept, val, Split(test.images, test.labels), train.classes, source)
 
 
 def _listed_rows(path: Path, count: int) -> np.ndarray:
@@ -164,65 +149,6 @@ def _listed_rows(path: Path, count: int) -> np.ndarray:
     if len(np.unique(rows)) != len(rows) or rows.min(initial=0) < 0 or rows.max(initial=0) >= count or len(rows) == 0:
         raise files.CorruptFile(f"{path} must list different row numbers from 0 to {count - 1}; restore it or remove it")
     return rows
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as handle:
-        while block := handle.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def _decoded(name: str, path: Path, expected: int) -> tuple[Split, int, tuple[str, ...]]:
-    """(images and labels, how many are lossy copies, class names); decoded once, cached by the file's digest."""
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: point CIFAR_DIR at a folder with {name}/train.parquet, or unset it to download"
-        )
-    cache = settings.cache_path(f"{name}-{path.stem}-{_digest(path)}.safetensors")
-    if cache.is_file():
-        try:
-            tensors, meta = files.load_tensors(cache)
-            return Split(tensors["images"], tensors["labels"]), int(meta["lossy"]), tuple(meta["classes"].split("\n"))
-        except (files.CorruptFile, KeyError):
-            pass  # a damaged cache is only a cache
-    split, lossy, classes = _decode(name, path, expected)
-    meta = {"lossy": str(lossy), "classes": "\n".join(classes)}
-    files.save_tensors(cache, {"images": split.images, "labels": split.labels}, meta)
-    return split, lossy, classes
-
-
-def _decode(name: str, path: Path, expected: int) -> tuple[Split, int, tuple[str, ...]]:
-    advice = f"{path} is damaged or of another layout"
-    try:
-        table = pyarrow.parquet.read_table(path, page_checksum_verification=True)  # where it has checksums
-        column = "img" if "img" in table.column_names else "image"
-        stored = table[column].to_pylist()
-        labels = torch.tensor(table[LABEL_COLUMNS[name]].to_pylist(), dtype=torch.int64)
-        arrays = [np.asarray(Image.open(io.BytesIO(item["bytes"])).convert("RGB")) for item in stored]
-        images = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).contiguous()
-    except (pyarrow.ArrowException, OSError, KeyError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())[:120]
-        raise files.CorruptFile(f"{advice} ({type(error).__name__}: {reason}); fetch it again") from None
-    classes = _class_names(name, table.schema.metadata or {})
-    counts = torch.bincount(labels.clamp(-1, len(classes)) + 1, minlength=len(classes) + 2)  # both ends: no class
-    if images.shape != (expected, 3, 32, 32) or counts.tolist() != [0, *[expected // len(classes)] * len(classes), 0]:
-        raise files.CorruptFile(
-            f"{advice}: expected {expected} images of 32×32 in {len(classes)} equal classes, "
-            f"found {tuple(images.shape)}; fetch it again"
-        )
-    lossy = sum(str(item.get("path") or "").endswith(".jpg") for item in stored)
-    return Split(images, labels), lossy, classes
-
-
-def _class_names(name: str, metadata: dict[bytes, bytes]) -> tuple[str, ...]:
-    """Names from the Hugging Face schema where the file carries it, else the published ones in label order."""
-    try:
-        features = json.loads(metadata[b"huggingface"])["info"]["features"]
-        return tuple(features[LABEL_COLUMNS[name]]["names"])
-    except (KeyError, ValueError, TypeError):
-        return CIFAR10_CLASSES if name == "cifar10" else CIFAR100_CLASSES
 
 
 def _from_torchvision(name: str) -> Splits:

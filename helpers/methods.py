@@ -23,7 +23,7 @@ class Outcome:
 
     network: VGG
     masks: Masks | None = None
-    pruned_top1_pct: float | None = None
+    untrained: training.Accuracy | None = None  # on the test images, before any training
     logs: list[EpochLog] = field(default_factory=list)
     weights: str = ""
     extras: dict = field(default_factory=dict)
@@ -38,7 +38,7 @@ def _dense(context: Context) -> Outcome:
 
 def _dense_finetuned(context: Context) -> Outcome:
     outcome = _dense(context)
-    outcome.pruned_top1_pct = training.evaluate(outcome.network, context.splits.test).top1_pct
+    outcome.untrained = training.evaluate(outcome.network, context.splits.test)
     outcome.logs = context.fit(outcome.network)
     return outcome
 
@@ -68,7 +68,7 @@ def _magnitude(context: Context) -> Outcome:
         outcome.logs = context.fit(outcome.network, MaskHook(masks))
         return outcome
     masks.apply(network)
-    outcome.pruned_top1_pct = training.evaluate(network, context.splits.test).top1_pct
+    outcome.untrained = training.evaluate(network, context.splits.test)
     if key.variant != "curve":
         outcome.logs = context.fit(network, MaskHook(masks))
     return outcome
@@ -125,7 +125,7 @@ def _channels(context: Context) -> Outcome:
     small.to(settings.device())
     training.recalibrate_batch_norm(small, context.splits.train, seed=key.seed)
     outcome = Outcome(small, weights=context.weights_name)
-    outcome.pruned_top1_pct = training.evaluate(small, context.splits.test).top1_pct
+    outcome.untrained = training.evaluate(small, context.splits.test)
     outcome.extras = {"widths": list(small.widths), "channel_reports": [report.as_dict() for report in reports]}
     outcome.logs = context.fit(small)
     return outcome

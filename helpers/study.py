@@ -69,7 +69,8 @@ def compute(profile: Profile, key: RowKey) -> dict:
 def _row(context: Context, outcome: methods.Outcome) -> dict:
     """Everything a row holds before the quiet pass."""
     network, masks, splits = outcome.network, outcome.masks, context.splits
-    test = training.evaluate(network, splits.test)
+    untrained = outcome.untrained
+    test = training.evaluate(network, splits.test) if outcome.logs or untrained is None else untrained
     val = training.evaluate(network, splits.val, dtype=settings.fast_dtype())
     recipe = budget.recipe(context.profile, context.key)
     parameters = [p for p in network.parameters()]
@@ -87,7 +88,7 @@ def _row(context: Context, outcome: methods.Outcome) -> dict:
         "top1_pct": test.top1_pct,
         "top5_pct": test.top5_pct,
         "val_top1_pct": val.top1_pct,
-        "pruned_top1_pct": outcome.pruned_top1_pct,
+        "pruned_top1_pct": untrained and untrained.top1_pct,
         "epochs": recipe.epochs if recipe else 0,
         "train_seconds": sum(log.seconds for log in outcome.logs),
         "train_device": settings.processor() if outcome.logs else None,

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from helpers import checkpoints, data, files, models, plan, pretrained, results, settings, study, training
+from helpers import checkpoints, data, files, models, parquet, plan, pretrained, results, settings, study, training
 from helpers.pruning import masks, schedule, sensitivity, widths
 from helpers.results import RowKey
 from helpers.sparse import storage
@@ -99,17 +99,17 @@ def test_a_damaged_checkpoint_is_told_and_restores_nothing(tmp_path, capsys):
 def test_damaged_parquet_is_told_or_holds_the_same_images(tmp_path):
     path = tmp_path / "train.parquet"
     whole = parquet_file(path)
-    split, _, _ = data._decode("cifar10", path, IMAGES)
+    intact = parquet.decode("cifar10", path, IMAGES)
     told = 0
     for broken in damaged(whole, seed=3):
         path.write_bytes(broken)
         try:
-            found, _, _ = data._decode("cifar10", path, IMAGES)
+            found = parquet.decode("cifar10", path, IMAGES)
         except files.CorruptFile as error:
             assert "train.parquet" in str(error) and "\n" not in str(error)
             told += 1
         else:
-            assert torch.equal(found.images, split.images) and torch.equal(found.labels, split.labels)
+            assert torch.equal(found.images, intact.images) and torch.equal(found.labels, intact.labels)
     assert told > 0.7 * DAMAGES
 
 
@@ -134,7 +134,7 @@ def test_a_label_that_is_no_class_is_told(tmp_path, label):
     labels = pyarrow.array([label, *table["label"].to_pylist()[1:]])
     pyarrow.parquet.write_table(table.set_column(1, "label", labels), path)
     with pytest.raises(files.CorruptFile, match=r"train\.parquet"):
-        data._decode("cifar10", path, IMAGES)
+        parquet.decode("cifar10", path, IMAGES)
 
 
 def test_scans_that_were_damaged_are_made_again(own_folders, monkeypatch, capsys):

@@ -185,7 +185,7 @@ def test_five_findings_with_figures_of_the_rows():
     found = claims.findings(made())
     assert len(found) == 5 and all(isinstance(f, claims.Finding) for f in found)
     headlines = [f.headline for f in found]
-    assert headlines[0].endswith("is not what raises accuracy: it brings −0.10 / −0.10 points (CIFAR-10 / CIFAR-100)")
+    assert headlines[0].endswith("is not what raises accuracy: −0.10 / −0.10 points against the control (CIFAR-10 / CIFAR-100)")
     assert "bitmask" in headlines[1] and "4.39 / 4.39 times smaller" in headlines[1]
     assert headlines[2].startswith("Unstructured zeros do run faster, 2.54 / 2.54 times")
     assert "7.53 / 7.53 times fewer MACs, 5.00 / 5.00 times faster, at −1.30 / −3.30 points" in headlines[3]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import data, files, models
+from helpers import data, files, models, parquet
 
 needs_cifar = pytest.mark.skipif(not os.environ.get("CIFAR_DIR"), reason="CIFAR_DIR is not set: no real CIFAR here")
 
@@ -78,22 +78,22 @@ def test_parquet_is_decoded_once_and_faults_are_named(tmp_path, monkeypatch):
     monkeypatch.setenv("BUILD_DIR", str(tmp_path / "build"))
     path = tmp_path / "train.parquet"
     with pytest.raises(FileNotFoundError, match="CIFAR_DIR"):
-        data._decoded("cifar10", path, 20)
+        parquet.read("cifar10", path, 20)
     labels = [i % 10 for i in range(20)]
     table = pyarrow.table({"img": [encoded(10 * i) for i in range(20)], "label": labels})
     pyarrow.parquet.write_table(table, path)
-    split, lossy, classes = data._decoded("cifar10", path, 20)
-    assert split.images[:, 0, 0, 0].tolist() == [10 * i for i in range(20)]
-    assert (lossy, classes, split.labels.tolist()) == (0, data.CIFAR10_CLASSES, labels)
-    monkeypatch.setattr(data, "_decode", lambda *_: pytest.fail("decoded twice"))
-    assert torch.equal(data._decoded("cifar10", path, 20)[0].images, split.images)
+    found = parquet.read("cifar10", path, 20)
+    assert found.images[:, 0, 0, 0].tolist() == [10 * i for i in range(20)]
+    assert (found.lossy, found.classes, found.labels.tolist()) == (0, parquet.CIFAR10_CLASSES, labels)
+    monkeypatch.setattr(parquet, "decode", lambda *_: pytest.fail("decoded twice"))
+    assert torch.equal(parquet.read("cifar10", path, 20).images, found.images)
     monkeypatch.undo()
     monkeypatch.setenv("BUILD_DIR", str(tmp_path / "other"))
     with pytest.raises(files.CorruptFile, match="expected 30 images"):
-        data._decoded("cifar10", path, 30)
+        parquet.read("cifar10", path, 30)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(files.CorruptFile, match=r"train\.parquet"):
-        data._decoded("cifar10", path, 20)
+        parquet.read("cifar10", path, 20)
 
 
 def test_no_network_and_no_folder_is_one_clear_error(tmp_path, monkeypatch):

@@ -83,17 +83,26 @@ def scan(
     device = next(network.parameters()).device
     dtype = dtype or settings.fast_dtype(device)
     key = _fingerprint(network, split, sparsities, dtype)
-    rows = _stored(path, key)
+    names = list(models.weight_layers(network))
+    rows, baseline = _stored(path, key)
+    if baseline is not None and len(rows) == len(names):
+        return _scanned(baseline, names, sparsities, rows, len(split))
     with torch.inference_mode():
         reader = _Reader(network, data.Split(split.images.to(device), split.labels.to(device)), dtype)
-        for i, name in enumerate(progress.track(reader.names, "sensitivity scan, layer")):
+        for i, name in enumerate(progress.track(names, "sensitivity scan, layer")):
             if i >= len(rows):
                 rows.append(_scan_layer(reader, models.weight_layers(network)[name].weight, sparsities))
                 if path is not None:
                     files.save_json(path, {"key": key, "top1_pct": rows})
             reader.advance()
         baseline = reader.top1_pct()
-    return Scan(baseline, tuple(reader.names), tuple(sparsities), tuple(tuple(row) for row in rows), len(split))
+    if path is not None:
+        files.save_json(path, {"key": key, "top1_pct": rows, "baseline_top1_pct": baseline})
+    return _scanned(baseline, names, sparsities, rows, len(split))
+
+
+def _scanned(baseline: float, names: list[str], sparsities: Sequence[float], rows: list[list[float]], images: int) -> Scan:
+    return Scan(baseline, tuple(names), tuple(sparsities), tuple(tuple(row) for row in rows), images)
 
 
 def _scan_layer(reader: "_Reader", weight: Tensor, sparsities: Sequence[float]) -> list[float]:
@@ -110,7 +119,6 @@ class _Reader:
     """A network cut in front of every weight layer, and the activations of all images at one of the cuts."""
 
     def __init__(self, network: models.VGG, split: data.Split, dtype: torch.dtype):
-        self.names = list(models.weight_layers(network))
         self.fast = _stages(network, dtype)
         self.exact = _stages(network, torch.float32) if dtype != torch.float32 else None
         self.split, self.normalization, self.position = split, network.normalization, 0
@@ -183,16 +191,18 @@ def _stages(network: models.VGG, dtype: torch.dtype) -> list[nn.Sequential]:
     return stages
 
 
-def _stored(path: Path | None, key: str) -> list[list[float]]:
-    """The layers finished under the same key; none when the file is damaged or of another scan."""
+def _stored(path: Path | None, key: str) -> tuple[list[list[float]], float | None]:
+    """The layers finished under the same key, and the baseline of a whole scan; none when the file is damaged or of another."""
     if path is None or not Path(path).is_file():
-        return []
+        return [], None
     try:
         payload = files.load_json(path)
     except files.CorruptFile as error:
         progress.say(f"{error}; the scan starts again")
-        return []
-    return list(payload["top1_pct"]) if payload.get("key") == key else []
+        return [], None
+    if payload.get("key") != key:
+        return [], None
+    return list(payload["top1_pct"]), payload.get("baseline_top1_pct")
 
 
 def _fingerprint(network: models.VGG, split: data.Split, sparsities: Sequence[float], dtype: torch.dtype) -> str:

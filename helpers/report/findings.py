@@ -60,7 +60,7 @@ def _boost(rows: Rows, datasets: list[str]) -> Finding:
     points = each(lambda d: signed(gaps[d].difference))
     sparsity = number_text(value(pruned[datasets[0]][0], "sparsity_pct"), 2)
     headline = {
-        REFUTED: f"Pruning {sparsity} % of the weights is not what raises accuracy: it brings {points} points",
+        REFUTED: f"Pruning {sparsity} % of the weights is not what raises accuracy: {points} points against the control",
         SUPPORTED: f"Pruning {sparsity} % of the weights raises accuracy by {points} points",
         UNDECIDED: f"Whether pruning {sparsity} % of the weights raises accuracy is undecided: {points} points",
     }[_together(judged)]
