@@ -15,6 +15,7 @@ from helpers.models import Normalization
 SPLIT_SEED = 0
 VALIDATION_IMAGES = 5000
 CROP_PADDING = 4
+DOWNLOADED = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}  # torchvision's folders
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,11 @@ def load(name: str, device: torch.device | None = None) -> Splits:
         return Split(split.images.to(device), split.labels.to(device), split.mirrors)
 
     return Splits(name, move(splits.train), move(splits.val), move(splits.test), splits.classes, splits.source)
+
+
+def at_hand(name: str) -> bool:
+    """Whether `load(name)` needs no network."""
+    return name == "digits" or settings.cifar_dir() is not None or (settings.download_dir() / DOWNLOADED[name]).is_dir()
 
 
 def normalize(images: Tensor, normalization: Normalization, dtype: torch.dtype = torch.float32) -> Tensor:

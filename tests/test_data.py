@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers import data, files, models, parquet
+from helpers import data, files, models, parquet, settings
 
 needs_cifar = pytest.mark.skipif(not os.environ.get("CIFAR_DIR"), reason="CIFAR_DIR is not set: no real CIFAR here")
 
@@ -103,8 +103,12 @@ def test_no_network_and_no_folder_is_one_clear_error(tmp_path, monkeypatch):
 
     monkeypatch.delenv("CIFAR_DIR", raising=False)
     monkeypatch.setattr(data, "_torchvision_datasets", lambda: type("datasets", (), {"CIFAR10": Unreachable}))
+    monkeypatch.setattr(settings, "download_dir", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match="set CIFAR_DIR"):
         data.load("cifar10")
+    assert not data.at_hand("cifar10")  # the folder that a failed download leaves behind is no data set
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    assert data.at_hand("cifar10") and not data.at_hand("cifar100")
 
 
 def test_torchvision_data_sets_can_be_imported_beside_a_cpu_only_torch():

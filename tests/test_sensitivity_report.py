@@ -3,11 +3,13 @@ import torch
 from IPython.display import Markdown
 from synthetic import made, unstructured
 
+from helpers.plan import Planned
 from helpers.pruning import masks
-from helpers.report import magnitude, sensitivity, sparse_costs, style
+from helpers.report import magnitude, sensitivity, sentences, sparse_costs, style
 from helpers.report.evidence import Rows
 from helpers.report.plots import magnitude as gain_plots
 from helpers.report.plots import sensitivity as plots
+from helpers.results import RowKey
 
 LAYERS = [
     {"name": "features.0", "kept": 30, "total": 100, "macs": 900},
@@ -60,6 +62,14 @@ def test_rows_that_do_not_exist_show_as_missing():
     lone = made(without=("layerwise_magnitude",))
     for tell in (sensitivity.fragility_seen, sensitivity.allocation_seen, magnitude.against_seen, sparse_costs.sizes_seen):
         assert "Not told for CIFAR-10: no row of layer-wise magnitude" in tell(lone).data
+
+
+def test_a_row_missing_for_both_data_sets_is_named_once():
+    keys = [RowKey("cifar10", "random", 80.0), RowKey("cifar100", "random", 80.0), RowKey("cifar10", "snip", 80.0)]
+    text = sentences.missing([Planned(key, "saliency", "A") for key in keys]).data
+    assert "3 rows are not computed yet" in text
+    assert "<li>CIFAR-10 and CIFAR-100: <code>random-s80</code></li>" in text
+    assert "<li>CIFAR-10: <code>snip-s80</code></li>" in text
 
 
 def test_fragile_layers_are_named_by_what_they_bear(rows):

@@ -104,8 +104,7 @@ def weights(profile: Profile, rows: Sequence[dict]) -> list[Figure]:
 
 
 def _drawn(name: str, dataset: str, draw) -> Figure:
-    at_hand = dataset == "digits" or settings.cifar_dir() or settings.download_dir().is_dir()
-    if not at_hand and settings.figure_path(settings.profile().name, name).is_file():
+    if not data.at_hand(dataset) and settings.figure_path(settings.profile().name, name).is_file():
         return style.stored(name)
     return draw(data.load(dataset))
 

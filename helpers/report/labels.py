@@ -2,7 +2,7 @@
 
 import matplotlib.pyplot as plt
 import numpy as np
-from matplotlib import colors
+from matplotlib import colors, patheffects
 from matplotlib.transforms import Bbox
 from sklearn.isotonic import isotonic_regression
 
@@ -11,6 +11,7 @@ PLACES = tuple(
     sorted(((right, up) for right in (8, -8) for up in range(-55, 56, 11)), key=lambda place: (abs(place[1]), -place[0]))
 )
 FAR = 12
+HALO = (patheffects.withStroke(linewidth=2.5, foreground="white"),)  # keeps a label readable across a line
 
 
 def direct_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]], *, gap_pt: float = 11) -> None:
@@ -28,7 +29,8 @@ def direct_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]], *
     heights = isotonic_regression(np.array([height for height, *_ in placed]) - steps) + steps
     for height, (true, x, y, text, color) in zip(heights, placed, strict=True):
         offset = (8, height - true)
-        axes.annotate(text, (x, y), offset, textcoords="offset points", color=text_color(color), va="center", fontsize=9)
+        style = {"color": text_color(color), "va": "center", "fontsize": 9, "path_effects": HALO}
+        axes.annotate(text, (x, y), offset, textcoords="offset points", **style)
 
 
 def scatter_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]]) -> None:
@@ -54,10 +56,8 @@ def scatter_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]]) 
             covered = sum(_shared_area(box, other) for other in taken) + (box.width * box.height - _shared_area(box, frame))
             places.append((covered, rank, right, up, box))
         _, _, right, up, box = min(places, key=lambda place: place[:2])
-        style = {"ha": "left" if right > 0 else "right", "va": "center", "fontsize": 9}
-        axes.annotate(
-            text, (x, y), (right, up), textcoords="offset points", color=ink, arrowprops=line if abs(up) > FAR else None, **style
-        )
+        style = {"ha": "left" if right > 0 else "right", "va": "center", "fontsize": 9, "color": ink, "path_effects": HALO}
+        axes.annotate(text, (x, y), (right, up), textcoords="offset points", arrowprops=line if abs(up) > FAR else None, **style)
         taken.append(box)
 
 

@@ -95,7 +95,7 @@ def look(profile: Profile) -> OneLayer | None:
     path = settings.network_path(profile.name, dataset, "dense")
     try:
         network = models.load(path) if path.is_file() or profile.weights == "train" else pretrained.load(dataset)
-        if dataset != "digits" and not (settings.cifar_dir() or settings.download_dir().is_dir()):
+        if not data.at_hand(dataset):
             return None
         images = data.load(dataset, torch.device("cpu")).train.images
     except FileNotFoundError:

@@ -17,11 +17,19 @@ def absent(what: str) -> Markdown:
 
 
 def missing(planned: Sequence[Planned]) -> Markdown:
-    """The rows of the plan that this page would show and that do not exist."""
+    """The rows of the plan that this page would show and that do not exist, folded up, each once for all its data sets."""
     if not planned:
         return Markdown("Every row that this page reads is there.")
-    names = ", ".join(f"{style.dataset(item.key.dataset)} `{item.key.row_id}`" for item in planned)
-    return Markdown(f"**Missing rows.** `make study` computes them: {names}.")
+    lacking: dict[str, list[str]] = {}
+    for item in planned:
+        lacking.setdefault(item.key.row_id, []).append(style.dataset(item.key.dataset))
+    together: dict[str, list[str]] = {}
+    for row_id, names in lacking.items():
+        together.setdefault(" and ".join(sorted(names)), []).append(f"<code>{row_id}</code>")
+    listed = "".join(f"<li>{names}: {', '.join(ids)}</li>" for names, ids in sorted(together.items()))
+    count = f"{len(planned)} row{' is' if len(planned) == 1 else 's are'}"
+    lead = f"{count} not computed yet; <code>make study</code> computes what is missing, most important first."
+    return Markdown(f"<details><summary>{lead}</summary><ul>{listed}</ul></details>")
 
 
 def layer_labels(names: Iterable[str]) -> list[str]:
