@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import budget, measurement, methods, plan, quiet, results, settings, study
+from helpers import budget, measurement, methods, plan, quiet, results, settings, study, training
 from helpers.context import Context
 from helpers.results import RowKey
 
@@ -81,6 +81,16 @@ def test_a_row_is_made_once_and_says_what_it_is(own_folders, monkeypatch, method
         assert row["macs"] <= TINY.macs_share * measurement.macs_aten(Context(TINY, key).new_network())
     monkeypatch.setitem(methods.MAKERS, method, lambda _: pytest.fail("made twice"))
     assert study.compute(TINY, key) == row
+
+
+def test_without_training_the_test_images_are_read_once(own_folders, monkeypatch):
+    real, read = training.evaluate, []
+    monkeypatch.setattr(training, "evaluate", lambda net, split, **rest: read.append(len(split)) or real(net, split, **rest))
+    row = study.compute(TINY, RowKey("digits", "global_magnitude", 80.0, variant="curve"))
+    assert read.count(400) == 1 and row["pruned_top1_pct"] == row["top1_pct"] and row["log"] == []
+    read.clear()
+    trained = study.compute(TINY, RowKey("digits", "global_magnitude", 80.33))
+    assert read.count(400) == 2 and len(trained["log"]) == 1
 
 
 def test_an_unknown_variant_is_refused_and_the_nearest_named(own_folders):
