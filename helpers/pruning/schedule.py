@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from helpers import data
 from helpers.pruning import saliency
-from helpers.pruning.masks import Masks
+from helpers.pruning.masks import MaskHook, Masks
 
 LATER = {"grasp": "grasp_preserving"}
 """Which score takes over once training has begun; by its signed definition GraSP would remove what was learnt."""
@@ -39,7 +39,7 @@ def stages(epochs: int, sparsity: float, *, count: int = 5) -> list[Stage]:
     return [*planned, Stage(half, sparsity)]
 
 
-class IterativeHook:
+class IterativeHook(MaskHook):
     """A training hook that prunes at each stage by scores of the network as it then is, and holds the masks after every step.
 
     Each stage draws `per_class` new training images a class (by `seed` and the stage's epoch), so a stage repeated
@@ -67,7 +67,7 @@ class IterativeHook:
             raise ValueError("stages must follow each other in epochs and never lower the sparsity")
         self.stages, self.per_class, self.seed = tuple(stages), per_class, seed
         self.score, self.later = score, later or LATER.get(score, score)
-        self.masks = Masks.of(network)
+        super().__init__(Masks.of(network))
         self._network, self._train, self._keep_at_least = network, train_split, keep_at_least
 
     def before_epoch(self, network: nn.Module, epoch: int) -> None:
@@ -85,14 +85,7 @@ class IterativeHook:
                     seed=self.seed,
                     keep_at_least=self._keep_at_least,
                 )
-        self.masks.apply(network)
-
-    def after_step(self, network: nn.Module) -> None:
-        """Momentum and weight decay have moved pruned weights: back to zero."""
-        self.masks.apply(network)
-
-    def state_dict(self) -> dict[str, Tensor]:
-        return dict(self.masks)
+        super().before_epoch(network, epoch)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Take the masks of a checkpoint; KeyError, ValueError or TypeError when they are not masks of this network."""
