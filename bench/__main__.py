@@ -53,15 +53,29 @@ def duration(ms: float | None) -> str:
     return f"{ms * factor:.3g} {unit}" if abs(ms * factor) < 1000 else f"{ms * factor:.0f} {unit}"
 
 
-def line(row: dict) -> str:
-    """One row of the table in Markdown."""
+def met(row: dict) -> bool | None:
+    """Whether a line reached its goal: as its benchmark says, else by its ratio; None where there is no goal to reach."""
+    goal = row.get("goal")
+    return row.get("met", row["ratio"] >= goal if isinstance(goal, float) else None)
+
+
+def cells(row: dict) -> list[str]:
+    """One row of the table: benchmark, ours, theirs, ratio, goal, how."""
     if "failed" in row:
-        cells = [row["name"], "—", "—", "—", "—", f"**failed**: {row['failed']}"]
-    else:
-        ratio, goal = row.get("ratio"), row.get("goal")
-        cells = [row["name"], duration(row["ours_ms"]), duration(row["theirs_ms"]), "—" if ratio is None else f"{ratio:.2f}×"]
-        cells += ["—" if goal is None else f"≥ {goal:g}×" if isinstance(goal, float) else goal, row.get("note", "")]
-    return "| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells) + " |"
+        return [row["name"], "—", "—", "—", "—", f"**failed**: {row['failed']}"]
+    ratio, goal = row.get("ratio"), row.get("goal")
+    shown = "—" if goal is None else f"≥ {goal:g}×" if isinstance(goal, float) else goal
+    verdict = {True: ", met", False: ", **missed**", None: ""}[met(row)]
+    times = [duration(row["ours_ms"]), duration(row["theirs_ms"]), "—" if ratio is None else f"{ratio:.2f}×"]
+    return [row["name"], *times, shown + verdict, row.get("note", "")]
+
+
+def markdown(rows: Iterable[dict]) -> list[str]:
+    """A table's lines."""
+    lines = ["| benchmark | ours | theirs | ratio | goal | how |", "| --- | ---: | ---: | ---: | --- | --- |"]
+    for row in rows:
+        lines.append("| " + " | ".join(" ".join(str(cell).replace("|", "\\|").split()) for cell in cells(row)) + " |")
+    return lines
 
 
 @dataclass(frozen=True)
@@ -79,7 +93,9 @@ class Run:
 
 
 def table(runs: Mapping[str, Run], quick: bool) -> str:
-    """The whole page: one table, every benchmark's lines together, and below it what each was measured on."""
+    """The whole page: what has a goal (or failed) first, then every other line, and what each benchmark was measured on."""
+    rows = [row for run in runs.values() for row in run.rows]
+    first = [row for row in rows if "failed" in row or met(row) is not None]
     short = " These are short runs: their figures say that a benchmark works, not how fast anything is." if quick else ""
     return "\n".join(
         [
@@ -88,9 +104,15 @@ def table(runs: Mapping[str, Run], quick: bool) -> str:
             "Both sides of a line were timed in one run, taking turns; times are medians, the ratio is theirs over ours, so that "
             f"more than 1 is faster than the alternative.{short}",
             "",
-            "| benchmark | ours | theirs | ratio | goal | how |",
-            "| --- | ---: | ---: | ---: | --- | --- |",
-            *(line(row) for run in runs.values() for row in run.rows),
+            "## Against the goals",
+            "",
+            *markdown(first),
+            "",
+            "## Everything else that was timed",
+            "",
+            *markdown(row for row in rows if row not in first),
+            "",
+            "## Measured on",
             "",
             *(f"- `bench.{name}`: {run.machine}" for name, run in runs.items()),
             "",

@@ -35,6 +35,7 @@ from helpers.pruning.surgery import consumer, rebuilt, set_inputs, slice_outputs
 
 SHARE = 41.782 / 314.003466
 LASSO_ROWS, ACCEPTED_MORE = 400, 0.1
+GOAL = 10.0
 MIB = 2**20
 
 
@@ -223,15 +224,15 @@ def run(quick: bool) -> list[dict]:
         f"{theirs.cpu_seconds:.0f} s; maps in {dtype} and float32, {threads} threads, {settings.processor()}"
     )
     rows = []
-    for name, column, goal in (
-        ("channel selection and reconstruction", "solving_seconds", "≥ 10× at an error no worse"),
-        ("the same with the passes over the network", "seconds", "none"),
+    for name, column in (
+        ("channel selection and reconstruction", "solving_seconds"),
+        ("the same with the passes over the network", "seconds"),
     ):
         ours_ms, theirs_ms = (1e3 * statistics.median(getattr(o, column) for o in turns) for turns in outcomes.values())
-        rows.append(
-            {"name": name, "ours_ms": ours_ms, "theirs_ms": theirs_ms, "ratio": theirs_ms / ours_ms, "goal": goal, "note": note}
-        )
-    return rows
+        ratio = theirs_ms / ours_ms
+        rows.append({"name": name, "ours_ms": ours_ms, "theirs_ms": theirs_ms, "ratio": ratio, "goal": None, "note": note})
+    reached = rows[0]["ratio"] >= GOAL and mean["ours"] <= mean["theirs"]
+    return [rows[0] | {"goal": f"≥ {GOAL:g}× at an error no worse", "met": reached}, rows[1]]
 
 
 if __name__ == "__main__":

@@ -87,9 +87,10 @@ def run(quick: bool) -> list[dict]:
             "name": f"GraSP scoring against a training step ({side}), {what}, {IMAGES} images",
             "ours_ms": median["ours"],
             "theirs_ms": median[side],
-            "ratio": median["ours"] / median[side],
-            "goal": f"≤ {GOAL:g}× the time",
-            "note": f"peak memory {peak['ours']:.0f} MiB against {peak[side]:.0f} MiB beside network and images; float32, "
+            "ratio": median[side] / median["ours"],
+            "goal": 1 / GOAL,
+            "note": f"goal: the time of at most {GOAL:g} steps, found {median['ours'] / median[side]:.2f}; "
+            f"peak memory {peak['ours']:.0f} MiB against {peak[side]:.0f} MiB beside network and images; float32, "
             f"{torch.get_num_threads()} threads, {settings.processor()}",
         }
         for side in ("default layout", "channels_last")
@@ -100,5 +101,4 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="a quarter of the width, fewer turns")
     for row in run(parser.parse_args().quick):
-        print(f"{row['name']}: scoring {row['ours_ms']:.0f} ms, step {row['theirs_ms']:.0f} ms, {row['ratio']:.2f}×")
-        print(f"  goal {row['goal']}\n  {row['note']}")
+        print(f"{row['name']}: scoring {row['ours_ms']:.0f} ms, step {row['theirs_ms']:.0f} ms\n  {row['note']}")

@@ -15,7 +15,8 @@ def test_one_benchmark_repeated_leaves_the_others_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "scripts", lambda: ["sweep", "training"])
     assert bench.main([]) == 0
     page = (tmp_path / "results/bench.md").read_text()
-    assert "| a step | 500 ms | 1.5 s | 3.00× | ≥ 2× | a \\| b |" in page and "| a row | 250 µs | 500 µs | 2.00× |" in page
+    assert "| a step | 500 ms | 1.5 s | 3.00× | ≥ 2×, met | a \\| b |" in page
+    assert "| a row | 250 µs | 500 µs | 2.00× | ≥ 2×, met |" in page
 
     found["training"] = [{"name": "training", "failed": "OSError: gone"}]
     assert bench.main(["--only", "training"]) == 1
@@ -26,3 +27,12 @@ def test_one_benchmark_repeated_leaves_the_others_lines(tmp_path, monkeypatch):
     (tmp_path / "results/bench.json").write_text("{")
     assert bench.main(["--only", "sweep"]) == 0
     assert "- `bench.training`" not in (tmp_path / "results/bench.md").read_text()
+
+
+def test_lines_with_a_goal_come_first_with_their_verdict():
+    slow, plain = row("slow", 500.0, 600.0), row("plain", 1.0, 3.0) | {"goal": None}
+    judged = row("judged", 1.0, 9.0) | {"goal": "no worse", "met": False}
+    page = bench.table({"one": bench.Run([plain, slow, judged], "here")}, quick=False)
+    goals, others = page.split("## Everything else")
+    assert "| 1.20× | ≥ 2×, **missed** |" in goals and "| 9.00× | no worse, **missed** |" in goals
+    assert "plain" not in goals and "| plain | 1 ms | 3 ms | 3.00× | — |" in others and "slow" not in others
