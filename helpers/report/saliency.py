@@ -7,7 +7,7 @@ from IPython.display import Markdown
 
 from helpers.report import assignment, style, tables
 from helpers.report.evidence import INIT_METHODS, Missing, Rows, name, value
-from helpers.report.sentences import absent, told
+from helpers.report.sentences import absent, layer_labels, told
 from helpers.report.statistics import phrase, signed, wilson
 from helpers.report.tables import Table, number_text
 
@@ -144,6 +144,33 @@ def curves_seen(all_rows: Sequence[dict]) -> Markdown:
                 f"{phrase(shown, 'preserving', 'signed')}. "
             )
         return text.strip()
+
+    return told(rows, tell)
+
+
+def control_seen(all_rows: Sequence[dict]) -> Markdown:
+    """How far the dense control gets, which masks beat it beyond the noise, and how thin the ranking leaves a layer."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> list[str]:
+        control = rows.seeds(dataset, CONTROL)
+        said = [f"On {style.dataset(dataset)} the dense control ends at {value(control[0], 'top1_pct'):.2f} % top-1"]
+        if trained := rows.find(dataset, "dense"):
+            said[0] += f" after {control[0]['epochs']} epochs, where a trained network has {value(trained[0], 'top1_pct'):.2f} %"
+        compared = {m: rows.compare(found, control) for m in INIT_METHODS if (found := rows.find(dataset, m))}
+        above = {m: c for m, c in compared.items() if c.decided and c.difference > 0}
+        if above:
+            listed = ", ".join(f"{name(m)} ({signed(c.difference)} points)" for m, c in above.items())
+            said[0] += f". Beyond the noise above it: {listed}. So short a training favours what learns fast, which need not end best."
+        else:
+            said[0] += "; no pruned network is above it beyond the noise."
+        for method in (MAIN, "random"):
+            for row in rows.find(dataset, method)[:1]:
+                kept = [layer["kept"] / layer["total"] for layer in row["layers"]]
+                share = dict(zip(layer_labels(layer["name"] for layer in row["layers"]), kept, strict=True))
+                thinnest = min(share, key=share.get)
+                said.append(f"The thinnest layer of {name(method)}, {thinnest}, keeps {100 * share[thinnest]:.1f} % of its weights.")
+        return said
 
     return told(rows, tell)
 
