@@ -161,7 +161,8 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
         above = {m: c for m, c in compared.items() if c.decided and c.difference > 0}
         if above:
             listed = ", ".join(f"{name(m)} ({signed(c.difference)} points)" for m, c in above.items())
-            said[0] += f". Beyond the noise above it: {listed}. So short a training favours what learns fast, which need not end best."
+            said[0] += f". Beyond the noise above it: {listed}."
+            said[0] += " So short a training favours what learns fast, which need not end best."
         else:
             said[0] += "; no pruned network is above it beyond the noise."
         for method in (MAIN, "random"):
@@ -169,7 +170,8 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
                 kept = [layer["kept"] / layer["total"] for layer in row["layers"]]
                 share = dict(zip(layer_labels(layer["name"] for layer in row["layers"]), kept, strict=True))
                 thinnest = min(share, key=share.get)
-                said.append(f"The thinnest layer of {name(method)}, {thinnest}, keeps {100 * share[thinnest]:.1f} % of its weights.")
+                kept_pct = 100 * share[thinnest]
+                said.append(f"The thinnest layer of {name(method)}, {thinnest}, keeps {kept_pct:.1f} % of its weights.")
         return said
 
     return told(rows, tell)
