@@ -1,7 +1,8 @@
 """Channel pruning by regression against torch-pruning, the tool a user would pick instead: same MACs, same fine-tuning.
 
-torch-pruning removes channels by group magnitude, the same share of every layer, rounded like ours; its ratio is the
-smallest that meets the budget. Both networks get recalibrated batch-norm statistics, the same recipe and data order, and
+torch-pruning removes channels by group magnitude, the same share of every layer; its ratio is the smallest that meets the
+budget. Its widths are not rounded: to multiples of 8, one ratio for all layers would end a sixth below the budget, and the
+two networks would not have the same MACs. Both get recalibrated batch-norm statistics, the same recipe and data order, and
 are judged on validation images. CIFAR-10 and its trained network are used where they are at hand; otherwise, and with
 --quick, a network of a quarter of the width on the digits, trained for a few seconds first.
 """
@@ -51,7 +52,7 @@ def subject(quick: bool) -> tuple[models.VGG, data.Splits, int, str]:
     return network, splits, 2, "VGG16-BN at a quarter of its width on digits"
 
 
-def by_torch_pruning(network: models.VGG, ratio: float, multiple: int) -> models.VGG:
+def by_torch_pruning(network: models.VGG, ratio: float) -> models.VGG:
     """A smaller copy: `ratio` of the channels of every convolution removed; the hidden linear layers stay, as with ours."""
     pruned = copy.deepcopy(network).eval()
     example = torch.zeros(1, 3, network.image_size, network.image_size, device=next(network.parameters()).device)
@@ -60,7 +61,6 @@ def by_torch_pruning(network: models.VGG, ratio: float, multiple: int) -> models
         example,
         importance=torch_pruning.importance.GroupMagnitudeImportance(p=2),
         pruning_ratio=ratio,
-        round_to=multiple,
         ignored_layers=[module for module in pruned.modules() if isinstance(module, nn.Linear)],
     ).step()
     found = [module.out_channels for module in pruned.features if isinstance(module, nn.Conv2d)]
@@ -69,12 +69,12 @@ def by_torch_pruning(network: models.VGG, ratio: float, multiple: int) -> models
     return small.to(example.device)
 
 
-def smallest_ratio(network: models.VGG, budget: int, multiple: int) -> float:
+def smallest_ratio(network: models.VGG, budget: int) -> float:
     """The smallest pruning ratio, to a thousandth, whose network meets the budget."""
     low, high = 0, 999
     while high - low > 1:
         middle = (low + high) // 2
-        fits = widths.macs_with_batch_norm(by_torch_pruning(network, middle / 1000, multiple)) <= budget
+        fits = widths.macs_with_batch_norm(by_torch_pruning(network, middle / 1000)) <= budget
         low, high = (low, middle) if fits else (middle, high)
     return high / 1000
 
@@ -100,7 +100,7 @@ def run(quick: bool) -> list[dict]:
     ours = finished(small, time.perf_counter() - start, splits, recipe, "regression")
 
     start = time.perf_counter()
-    other = by_torch_pruning(network, smallest_ratio(network, budget, multiple), multiple)
+    other = by_torch_pruning(network, smallest_ratio(network, budget))
     theirs = finished(other, time.perf_counter() - start, splits, recipe, "torch-pruning")
 
     batch = data.normalize(splits.val.images[:128], network.normalization)
