@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 
+from helpers import models
 from helpers.pruning import schedule
 from helpers.results import RowKey
 from helpers.settings import Profile
@@ -18,7 +19,7 @@ def recipe(profile: Profile, key: RowKey) -> Recipe | None:
         case ("dense_finetuned", _):
             epochs, steps = profile.finetune_epochs, tune
         case ("layerwise_magnitude" | "global_magnitude" | "uniform_magnitude", variant):
-            if variant in ("reinitialized", "rewound"):
+            if _from_initialization(key):
                 epochs, steps = profile.init_epochs, init
             else:
                 epochs, steps = {"curve": 0, "curve_finetuned": profile.curve_epochs}.get(variant, profile.finetune_epochs), tune
@@ -31,6 +32,13 @@ def recipe(profile: Profile, key: RowKey) -> Recipe | None:
     return Recipe(epochs, *steps, seed=key.seed) if epochs else None
 
 
+def _from_initialization(key: RowKey) -> bool:
+    """Whether the row's training starts from new weights, not from the trained dense network."""
+    if key.method in ("layerwise_magnitude", "global_magnitude", "uniform_magnitude"):
+        return key.variant in ("reinitialized", "rewound")
+    return key.method not in ("dense_finetuned", "lasso_channels", "l1_filters", "random_channels")
+
+
 def made_with(profile: Profile, key: RowKey) -> dict:
     """Every setting that decides what a row's network is; a row made with others is not reused."""
     budget = recipe(profile, key)
@@ -39,7 +47,9 @@ def made_with(profile: Profile, key: RowKey) -> dict:
         "width_divisor": profile.width_divisor,
         "weights": profile.weights,
     }
-    if budget:
+    if budget and _from_initialization(key):
+        shared |= {"dropout": profile.scratch_dropout, "initialization": models.INITIALIZATION}
+    elif budget:
         shared["dropout"] = profile.dropout
     if key.method == "layerwise_magnitude":
         shared["scan_images"] = profile.scan_images

@@ -35,7 +35,7 @@ class Context:
                 len(self.splits.classes),
                 models.scaled(models.VGG16, self.profile.width_divisor),
                 hidden,
-                dropout=self.profile.dropout,
+                dropout=self.profile.scratch_dropout,
                 normalization=models.NORMALIZATIONS.get(self.key.dataset, models.NORMALIZATIONS["half"]),
             )
         return network.to(settings.device())

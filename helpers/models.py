@@ -22,6 +22,7 @@ VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512
 VGG19 = (64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M")
 
 FILE_KIND = "vgg-1"
+INITIALIZATION = "convolutions by fan-out (He et al. 2015), head as torch draws it"
 
 
 @dataclass(frozen=True)
@@ -115,12 +116,11 @@ class VGG(nn.Module):
 
 
 def _initialize(module: nn.Module) -> None:
-    """He et al. (2015) normal initialisation by fan-out; the linear layers as in the original VGG."""
+    """Convolutions as He et al. (2015), by fan-out. The head stays as torch draws it: nothing normalises what its layers
+    give, so their scale decides how fast the network learns and what a saliency keeps of them (docs/trials.md).
+    """
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Linear):
-        nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
         nn.init.zeros_(module.bias)
 
 

@@ -27,7 +27,8 @@ class Profile:
     weights: str  # where the dense network comes from: "local" files or "train"
     seeds: tuple[int, ...]
     batch_size: int
-    dropout: float  # in the head, whenever a network is trained
+    dropout: float  # in the head, when a trained network is trained on
+    scratch_dropout: float  # the same when training starts from an initialisation
     dense_epochs: int  # only where weights == "train"
     finetune_epochs: int
     init_epochs: int  # every method that prunes at or during training from scratch, and its dense control
@@ -60,6 +61,7 @@ PROFILES = {
             batch_size=32,
             init_batch_size=32,
             dropout=0.0,
+            scratch_dropout=0.0,
             dense_epochs=8,
             finetune_epochs=2,
             init_epochs=5,
@@ -83,6 +85,7 @@ PROFILES = {
             batch_size=256,
             init_batch_size=128,
             dropout=0.2,
+            scratch_dropout=0.0,  # in so few epochs nothing overfits
             dense_epochs=0,
             finetune_epochs=4,
             init_epochs=5,
@@ -106,6 +109,7 @@ PROFILES = {
             batch_size=256,
             init_batch_size=256,
             dropout=0.2,
+            scratch_dropout=0.2,
             dense_epochs=160,
             finetune_epochs=40,
             init_epochs=160,
