@@ -48,7 +48,8 @@ def made_with(profile: Profile, key: RowKey) -> dict:
         "weights": profile.weights,
     }
     if budget and _from_initialization(key):
-        shared |= {"dropout": profile.scratch_dropout, "initialization": models.INITIALIZATION}
+        start = profile.start_of(key.dataset)
+        shared |= {"dropout": start.dropout} | ({} if start.large_head else {"initialization": models.INITIALIZATION})
     elif budget:
         shared["dropout"] = profile.dropout
     if key.method == "layerwise_magnitude":

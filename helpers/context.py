@@ -1,6 +1,7 @@
 """What the making of one row starts from: its data, its dense network, its scans and widths, its training."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
 
@@ -26,18 +27,21 @@ class Context:
     def splits(self) -> data.Splits:
         return data.load(self.key.dataset)
 
-    def new_network(self) -> VGG:
-        """Freshly initialised by the row's seed."""
+    def new_network(self, widths: Sequence[int | str] | None = None) -> VGG:
+        """Freshly initialised by the row's seed; with the given widths instead of the profile's."""
+        start = self.profile.start_of(self.key.dataset)
         with torch.random.fork_rng():
             torch.manual_seed(self.key.seed)
             hidden = tuple(width // self.profile.width_divisor for width in (512, 512))
             network = VGG(
                 len(self.splits.classes),
-                models.scaled(models.VGG16, self.profile.width_divisor),
+                widths or models.scaled(models.VGG16, self.profile.width_divisor),
                 hidden,
-                dropout=self.profile.scratch_dropout,
+                dropout=start.dropout,
                 normalization=models.NORMALIZATIONS.get(self.key.dataset, models.NORMALIZATIONS["half"]),
             )
+            if start.large_head:
+                network.draw_large_head()
         return network.to(settings.device())
 
     def dense(self) -> VGG:

@@ -7,8 +7,6 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
-import torch
-
 from helpers import models, settings, training
 from helpers.context import PER_CLASS, Context
 from helpers.models import VGG
@@ -132,12 +130,7 @@ def _channels(context: Context) -> Outcome:
 
 
 def _channels_from_scratch(context: Context) -> Outcome:
-    network = context.new_network()
-    with torch.random.fork_rng():
-        torch.manual_seed(context.key.seed)
-        small = models.build(network.architecture() | {"widths": list(context.chosen_widths(context.dense()))}).to(
-            settings.device()
-        )
+    small = context.new_network(context.chosen_widths(context.dense()))
     outcome = Outcome(small, weights=f"initialised, seed {context.key.seed}", extras={"widths": list(small.widths)})
     outcome.logs = context.fit(small)
     return outcome

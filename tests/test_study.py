@@ -55,7 +55,7 @@ def test_settings_that_decide_a_network_change_its_hash():
     key = RowKey("digits", "grasp_iterative", 80.0)
     made = [
         budget.made_with(replace(TINY, **change), key)
-        for change in ({}, {"init_epochs": 3}, {"pruning_stages": 2}, {"scratch_dropout": 0.5})
+        for change in ({}, {"init_epochs": 3}, {"pruning_stages": 2}, {"start": settings.Start(dropout=0.5)})
     ]
     assert len({results.settings_hash(m) for m in made}) == 4
     assert budget.made_with(TINY, key) == budget.made_with(replace(TINY, scan_images=7), key)
