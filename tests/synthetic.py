@@ -31,6 +31,7 @@ def row(dataset, method, top1, variant="", seed=0, **columns):
         "top1_pct": top1,
         "epochs": 4,
         "macs": DENSE_MACS,
+        "settings": {"dropout": 0.2},
     }
     made |= {"size_mib": 58.25, "nonzero_params": DENSE_WEIGHTS, "effective_macs": 313_725_952, "device": "a processor"}
     made |= {"peak_memory_mib": 156.0, "latency_ms": 20.0, "latency_batch128_ms": 1000.0, "target_sparsity_pct": None}

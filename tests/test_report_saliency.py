@@ -19,6 +19,9 @@ def test_only_what_is_beyond_the_noise_is_said_to_beat_the_dense_control():
     assert said.count("Beyond the noise above it: random (+4.00 points).") == 2 and "SNIP" not in said
     assert said.count("no pruned network is above it beyond the noise") == 0
     assert saliency.control_seen(made()).data.count("no pruned network is above it beyond the noise") == 2
+    drawn = {"settings": {"dropout": 0.0, "initialization": "the head by lot"}}
+    said = saliency.control_seen(made({("dense_from_scratch", ""): drawn})).data
+    assert "All of them began alike: the head by lot; dropout 0 in the head." in said
 
 
 def test_the_thinnest_layer_is_named_as_in_the_figures():

@@ -165,6 +165,9 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
             said[0] += " So short a training favours what learns fast, which need not end best."
         else:
             said[0] += "; no pruned network is above it beyond the noise."
+        began = control[0]["settings"]
+        drawn = began.get("initialization", "all weights drawn as He et al. (2015)")
+        said.append(f"All of them began alike: {drawn}; dropout {began['dropout']:g} in the head.")
         for method in (MAIN, "random"):
             for row in rows.find(dataset, method)[:1]:
                 kept = [layer["kept"] / layer["total"] for layer in row["layers"]]
