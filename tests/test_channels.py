@@ -326,6 +326,7 @@ def test_a_network_with_dead_channels_loses_only_those():
         gone[alive[unit.name]] = False
         with torch.no_grad():
             unit.rest[0].weight[gone], unit.rest[0].bias[gone] = 0.0, 0.0
+            unit.rest[0].bias[alive[unit.name]] = 0.3  # lest one of them be below zero on every image, and dead as well
     small, reports = channels.prune(net, images, HALF, samples=SAMPLES, dtype=torch.float32)
     assert [report.kept for report in reports] == [tuple(index.tolist()) for index in alive.values()]
     torch.testing.assert_close(logits(small, images), logits(net, images), atol=1e-3, rtol=1e-3)
