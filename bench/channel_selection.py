@@ -27,7 +27,7 @@ import torch
 from sklearn.linear_model import Lasso, LinearRegression
 from torch import Tensor, nn
 
-from helpers import data, models, pretrained, settings
+from helpers import data, machine, models, pretrained, settings
 from helpers.pruning import channels, reconstruction, widths
 from helpers.pruning.patches import Samples, linear_rows, patches, targets
 from helpers.pruning.stream import Stream, Unit, units
@@ -215,13 +215,13 @@ def run(quick: bool) -> list[dict]:
             outcomes[name].append(pool.apply(side, (name, quick, threads)))
     mine, theirs = outcomes["ours"][0], outcomes["reference"][0]
     mean = {name: statistics.fmean(o.layer_errors) for name, o in (("ours", mine), ("theirs", theirs))}
-    dtype = str(settings.fast_dtype(torch.device("cpu"))).removeprefix("torch.")
+    dtype = str(machine.fast_dtype(torch.device("cpu"))).removeprefix("torch.")
     peak = max(outcome.peak_mib for outcome in outcomes["ours"])
     note = (
         f"{prepared(quick)[3]}; peak memory {peak:.0f} MiB against {theirs.peak_mib:.0f} MiB; "
         f"relative error, mean of the layers, {mean['ours']:.4f} against {mean['theirs']:.4f}; of the logits on unseen images "
         f"{mine.unseen_error:.4f} against {theirs.unseen_error:.4f}; processor time {mine.cpu_seconds:.0f} s against "
-        f"{theirs.cpu_seconds:.0f} s; maps in {dtype} and float32, {threads} threads, {settings.processor()}"
+        f"{theirs.cpu_seconds:.0f} s; maps in {dtype} and float32, {threads} threads, {machine.processor()}"
     )
     rows = []
     for name, column in (

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from helpers import memory, models, settings
+from helpers import machine, memory, models
 from helpers.pruning import saliency
 
 GOAL = 4.0
@@ -62,7 +62,7 @@ def peak_mib(work: Callable, device: torch.device) -> float:
 
 def run(quick: bool) -> list[dict]:
     """One row for each layout of the training step."""
-    device = settings.device()
+    device = machine.device()
     torch.manual_seed(0)
     widths, hidden = (models.scaled(models.VGG16, 4), (128, 128)) if quick else (models.VGG16, (512, 512))
     network = models.VGG(10, widths, hidden).to(device)
@@ -91,7 +91,7 @@ def run(quick: bool) -> list[dict]:
             "goal": 1 / GOAL,
             "note": f"goal: the time of at most {GOAL:g} steps, found {median['ours'] / median[side]:.2f}; "
             f"peak memory {peak['ours']:.0f} MiB against {peak[side]:.0f} MiB beside network and images; float32, "
-            f"{torch.get_num_threads()} threads, {settings.processor()}",
+            f"{torch.get_num_threads()} threads, {machine.processor()}",
         }
         for side in ("default layout", "channels_last")
     ]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from helpers import data, models, pretrained, settings, training
+from helpers import data, machine, models, pretrained, training
 from helpers.pruning import masks, scan
 
 GOAL = 3.0  # against float32
@@ -27,13 +27,13 @@ def subject(quick: bool) -> tuple[models.VGG, data.Split, str]:
     try:
         if not quick:
             splits = data.load("cifar10")
-            network = pretrained.load("cifar10").to(settings.device())
+            network = pretrained.load("cifar10").to(machine.device())
             return network, data.class_balanced(splits.val, IMAGES // 10, seed=0), f"VGG16-BN, {IMAGES} CIFAR-10 images"
     except FileNotFoundError:
         pass
     splits = data.load("digits")
     torch.manual_seed(0)
-    network = models.VGG(10, models.scaled(models.VGG16, 4), (128, 128), dropout=0.2).to(settings.device())
+    network = models.VGG(10, models.scaled(models.VGG16, 4), (128, 128), dropout=0.2).to(machine.device())
     training.fit(network, splits.train, training.Recipe(epochs=5, batch_size=64, peak_lr=0.05))
     return network, splits.val.subset(torch.arange(QUICK_IMAGES)), f"a quarter of VGG16-BN's width, {QUICK_IMAGES} digits"
 
@@ -52,7 +52,7 @@ def whole(network: models.VGG, name: str, split: data.Split, sparsities: Sequenc
 def timed(work: Callable) -> tuple[float, object]:
     start = time.perf_counter()
     result = work()
-    if settings.device().type == "cuda":
+    if machine.device().type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter() - start, result
 
@@ -61,13 +61,13 @@ def run(quick: bool) -> list[dict]:
     """One row for each dtype of the plain side; milliseconds a point of the scan."""
     network, split, what = subject(quick)
     sparsities = QUICK_SPARSITIES if quick else scan.SPARSITIES
-    plain = list(dict.fromkeys((torch.float32, settings.fast_dtype())))
+    plain = list(dict.fromkeys((torch.float32, machine.fast_dtype())))
     figures: dict = {side: [] for side in ("ours", *plain)}
     seconds = dict.fromkeys(figures, 0.0)
     with torch.inference_mode():
         for dtype in plain:  # warm up
             whole(network, next(iter(models.weight_layers(network))), split, sparsities[:1], dtype)
-        seconds["ours"], reader = timed(lambda: scan._Reader(network, split, settings.fast_dtype()))
+        seconds["ours"], reader = timed(lambda: scan._Reader(network, split, machine.fast_dtype()))
         for name, layer in models.weight_layers(network).items():
             sides = {dtype: lambda dtype=dtype, name=name: whole(network, name, split, sparsities, dtype) for dtype in plain}
             sides["ours"] = lambda layer=layer: scan._scan_layer(reader, layer.weight, sparsities)
@@ -79,8 +79,8 @@ def run(quick: bool) -> list[dict]:
     apart = np.abs(np.array(figures["ours"]) - np.array(figures[torch.float32])).max()
     points = len(figures["ours"]) * len(sparsities)
     note = (
-        f"{what}, {points} points, ours in {_name(settings.fast_dtype())}; figures at most {apart:.2f} points from float32's, "
-        f"one image is {100 / len(split):.2f}; {torch.get_num_threads()} threads, {settings.processor()}"
+        f"{what}, {points} points, ours in {_name(machine.fast_dtype())}; figures at most {apart:.2f} points from float32's, "
+        f"one image is {100 / len(split):.2f}; {torch.get_num_threads()} threads, {machine.processor()}"
     )
     return [
         {

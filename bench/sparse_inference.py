@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import budget, models, pretrained, results, settings
+from helpers import budget, machine, models, pretrained, results, settings
 from helpers.pruning import masks, sensitivity
 from helpers.results import RowKey
 from helpers.sparse import choice, convolution, kernels, layers
@@ -291,7 +291,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="about a minute: two batches, two masks, no torch.compile")
     rows = run(parser.parse_args().quick)
     flags = torch.backends.cpu.get_cpu_capability()
-    print(f"{settings.processor()} · {flags} · {torch.get_num_threads()} threads · fp32 · {trained()[1]}")
+    print(f"{machine.processor()} · {flags} · {torch.get_num_threads()} threads · fp32 · {trained()[1]}")
     print(f"{'':58} {'ours ms':>9} {'theirs ms':>10} {'ratio':>7} {'goal':>5}")
     for row in rows:
         if row["ratio"] is None:

@@ -14,7 +14,7 @@ from unittest import mock
 
 from distributed import Client
 
-from helpers import settings, sweep
+from helpers import machine, settings, sweep
 from helpers.results import RowKey
 
 METHODS = ("snip", "random", "magnitude_init")
@@ -50,7 +50,7 @@ def run(quick: bool) -> list[dict]:
     note = (
         f"a row of {len(keys)}, {profile.init_epochs} epochs of a 1/{profile.width_divisor}-width VGG16 on the digits; "
         f"{statistics.median(spent[2]):.2f} processor seconds a row on two, {statistics.median(spent[1]):.2f} on one; "
-        f"load {min(loads):.1f} to {max(loads):.1f} on {os.cpu_count()} cores; {settings.processor()}"
+        f"load {min(loads):.1f} to {max(loads):.1f} on {os.cpu_count()} cores; {machine.processor()}"
     )
     row = {"name": "rows on two workers, against one", "ours_ms": two, "theirs_ms": one, "ratio": one / two}
     return [row | {"goal": None, "note": f"near 2 on two free cores; {note}"}]

@@ -16,7 +16,7 @@ import torch
 import torch_pruning
 from torch import nn
 
-from helpers import data, measurement, models, pretrained, settings, training
+from helpers import data, machine, measurement, models, pretrained, settings, training
 from helpers.pruning import channels, widths
 
 SHARE = 41.782 / 314.003466
@@ -39,14 +39,14 @@ def subject(quick: bool) -> tuple[models.VGG, data.Splits, int, str]:
     """(dense network, its data, the multiple that widths are rounded to, what they are)."""
     if not quick:
         try:
-            network = pretrained.load("cifar10").to(settings.device())
+            network = pretrained.load("cifar10").to(machine.device())
             return network, data.load("cifar10"), 8, "VGG16-BN on CIFAR-10"
         except FileNotFoundError:
             pass
     splits = data.load("digits")
     torch.manual_seed(0)
     half = models.NORMALIZATIONS["half"]
-    network = models.VGG(10, models.scaled(models.VGG16, 4), (128, 128), normalization=half).to(settings.device())
+    network = models.VGG(10, models.scaled(models.VGG16, 4), (128, 128), normalization=half).to(machine.device())
     demo = settings.profile("demo")
     training.fit(network, splits.train, training.Recipe(demo.dense_epochs, demo.batch_size, demo.scratch_lr), label="dense")
     return network, splits, 2, "VGG16-BN at a quarter of its width on digits"
@@ -111,7 +111,7 @@ def run(quick: bool) -> list[dict]:
         f"{ours.tuned_pct:.2f} % against {theirs.tuned_pct:.2f} % of {len(splits.val)} validation images; "
         f"{ours.macs / 1e6:.3f} M against {theirs.macs / 1e6:.3f} M MACs; pruned in {ours.seconds:.1f} s against "
         f"{theirs.seconds:.1f} s; "
-        f"{torch.get_num_threads()} threads, {settings.processor()}"
+        f"{torch.get_num_threads()} threads, {machine.processor()}"
     )
     row = {"name": "latency at batch 128, regression against torch-pruning", "ours_ms": mine, "theirs_ms": its}
     reached = ours.tuned_pct >= theirs.tuned_pct and ours.macs <= budget

@@ -13,7 +13,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from helpers import models, settings
+from helpers import machine, models
 from helpers.fast_convolution import accelerate
 
 STEPS = 3  # a turn, after one that is not counted
@@ -21,14 +21,14 @@ STEPS = 3  # a turn, after one that is not counted
 
 def goal() -> tuple[float, float] | None:
     """(ratio, images a second) asked of two cores of this kind; none was set for AVX-512 with bf16."""
-    if "amx_bf16" in settings.processor_flags():
+    if "amx_bf16" in machine.processor_flags():
         return 1.4, 250.0
-    return None if "avx512_bf16" in settings.processor_flags() else (1.2, 80.0)
+    return None if "avx512_bf16" in machine.processor_flags() else (1.2, 80.0)
 
 
 def run(quick: bool) -> list[dict]:
     """One row: medians in milliseconds a step of batch 256 (64 in a quick run)."""
-    batch, turns, dtype = (64, 2, settings.fast_dtype()) if quick else (256, 4, settings.fast_dtype())
+    batch, turns, dtype = (64, 2, machine.fast_dtype()) if quick else (256, 4, machine.fast_dtype())
     torch.manual_seed(0)
     networks = [models.VGG(10).to(memory_format=torch.channels_last).train()]
     networks.append(copy.deepcopy(networks[0]))
@@ -54,7 +54,7 @@ def run(quick: bool) -> list[dict]:
     name = str(dtype).removeprefix("torch.")
     note = (
         f"{1e3 * batch / ours:.0f} images/s against {1e3 * batch / theirs:.0f}, batch {batch}, {name}, channels_last, "
-        f"{torch.get_num_threads()} threads, {settings.processor()}"
+        f"{torch.get_num_threads()} threads, {machine.processor()}"
     )
     row = {"name": "training step, VGG16-BN", "ours_ms": ours, "theirs_ms": theirs, "ratio": theirs / ours, "note": note}
     if (wanted := goal()) is None:

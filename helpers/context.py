@@ -7,7 +7,7 @@ from functools import cached_property
 
 import torch
 
-from helpers import budget, data, files, models, plan, pretrained, progress, settings, training
+from helpers import budget, data, files, machine, models, plan, pretrained, progress, settings, training
 from helpers.models import VGG
 from helpers.pruning import channels, scan, widths
 from helpers.results import RowKey, settings_hash
@@ -42,7 +42,7 @@ class Context:
             )
             if start.large_head:
                 network.draw_large_head()
-        return network.to(settings.device())
+        return network.to(machine.device())
 
     def dense(self) -> VGG:
         """The trained dense network every method after training starts from; trained once where the profile says so."""
@@ -65,7 +65,7 @@ class Context:
 
     def _ready(self, network: VGG) -> VGG:
         network.set_dropout(self.profile.dropout)
-        return network.to(settings.device())
+        return network.to(machine.device())
 
     @property
     def weights_name(self) -> str:
@@ -92,7 +92,7 @@ class Context:
         path = settings.scan_path(self.profile.name, f"{self.key.dataset}.json")
         with files.lock(settings.lock_path(self.profile.name, "scans", self.key.dataset)):
             val = self.splits.val.subset(torch.arange(min(self.profile.scan_images, len(self.splits.val))))
-            return scan.scan(network, val, path=path, dtype=settings.fast_dtype())
+            return scan.scan(network, val, path=path, dtype=machine.fast_dtype())
 
     def samples(self) -> channels.Samples:
         """The rows channel selection is solved from."""

@@ -9,7 +9,7 @@ from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from helpers import files, parquet, settings
+from helpers import files, machine, parquet, settings
 from helpers.models import Normalization
 
 SPLIT_SEED = 0
@@ -55,7 +55,7 @@ def load(name: str, device: torch.device | None = None) -> Splits:
     torchvision's download. Raises FileNotFoundError or files.CorruptFile naming the file and the way out.
     """
     settings.choose("data set", name, DATASETS)
-    device = device or settings.device()
+    device = device or machine.device()
     if name == "digits":
         splits = _digits()
     else:

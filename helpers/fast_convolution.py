@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from helpers import settings
+from helpers import machine
 
 DTYPES = (torch.float32, torch.bfloat16)
 MIN_CHANNELS = 256  # with fewer, oneDNN's weight gradient is as fast
@@ -78,7 +78,7 @@ def way(size: tuple[int, int], outputs: int, channels: int, dtype: torch.dtype) 
     deep = min(channels, outputs) >= MIN_CHANNELS
     if dtype not in DTYPES:
         return None
-    if dtype == torch.bfloat16 and "amx_bf16" in settings.processor_flags():
+    if dtype == torch.bfloat16 and "amx_bf16" in machine.processor_flags():
         return unfolded_convolution if deep and max(size) <= 4 else None
     if size == (2, 2):
         return dense_convolution

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
-from helpers import models, settings, training
+from helpers import machine, models, settings, training
 from helpers.context import PER_CLASS, Context
 from helpers.models import VGG
 from helpers.pruning import channels, comparison, saliency, schedule, sensitivity
@@ -120,7 +120,7 @@ def _channels(context: Context) -> Outcome:
         asymmetric=key.variant != "symmetric",
         samples=samples,
     )
-    small.to(settings.device())
+    small.to(machine.device())
     training.recalibrate_batch_norm(small, context.splits.train, seed=key.seed)
     outcome = Outcome(small, weights=context.weights_name)
     outcome.untrained = training.evaluate(small, context.splits.test)

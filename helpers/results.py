@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from helpers import files, progress, settings
+from helpers import files, machine, progress, settings
 
 VERSION = 1
 COLUMNS = (
@@ -196,7 +196,7 @@ def commit() -> str:
 def provenance() -> dict:
     """The columns that say what made a row."""
     return {
-        "device": settings.processor(),
+        "device": machine.processor(),
         "threads": torch.get_num_threads(),
         "dtype": "float32",
         "torch": torch.__version__,

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 
-from helpers import budget, files, measurement, methods, models, plan, progress, quiet, results, settings, training
+from helpers import budget, files, machine, measurement, methods, models, plan, progress, quiet, results, settings, training
 from helpers.context import Context
 from helpers.models import VGG
 from helpers.plan import Planned
@@ -71,7 +71,7 @@ def _row(context: Context, outcome: methods.Outcome) -> dict:
     network, masks, splits = outcome.network, outcome.masks, context.splits
     untrained = outcome.untrained
     test = training.evaluate(network, splits.test) if outcome.logs or untrained is None else untrained
-    val = training.evaluate(network, splits.val, dtype=settings.fast_dtype())
+    val = training.evaluate(network, splits.val, dtype=machine.fast_dtype())
     recipe = budget.recipe(context.profile, context.key)
     parameters = [p for p in network.parameters()]
     params, nonzero = sum(p.numel() for p in parameters), sum(int(p.count_nonzero()) for p in parameters)
@@ -91,7 +91,7 @@ def _row(context: Context, outcome: methods.Outcome) -> dict:
         "pruned_top1_pct": untrained and untrained.top1_pct,
         "epochs": recipe.epochs if recipe else 0,
         "train_seconds": sum(log.seconds for log in outcome.logs),
-        "train_device": settings.processor() if outcome.logs else None,
+        "train_device": machine.processor() if outcome.logs else None,
         "data_source": splits.source,
         "classes": list(splits.classes),
         "correct": results.pack_bits(test.correct),

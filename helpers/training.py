@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers import checkpoints, data, progress, settings
+from helpers import checkpoints, data, machine, progress
 from helpers.checkpoints import Hook
 from helpers.fast_convolution import accelerate
 from helpers.models import Normalization
@@ -86,7 +86,7 @@ def fit(
     Raises FloatingPointError when the loss is no longer finite.
     """
     where = next(network.parameters()).device
-    dtype = dtype or settings.fast_dtype(where)
+    dtype = dtype or machine.fast_dtype(where)
     normalization = normalization or network.normalization
     network.to(memory_format=torch.channels_last)
     optimizer = _optimizer(network, recipe)

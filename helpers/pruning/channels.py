@@ -13,7 +13,7 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from helpers import models, settings
+from helpers import machine, models
 from helpers.pruning import reconstruction, selection
 from helpers.pruning.patches import Samples, collect, targets
 from helpers.pruning.reconstruction import Statistics
@@ -70,7 +70,7 @@ def error_curves(
     """
     network, samples = copy.deepcopy(network).eval(), samples or Samples()
     images = samples.choose(images)
-    stream, curves = Stream(network, images, dtype or settings.fast_dtype(images.device)), {}
+    stream, curves = Stream(network, images, dtype or machine.fast_dtype(images.device)), {}
     for number, unit in enumerate(stream.units):
         _, layer = consumer(network, number)
         statistics = collect(stream.inputs(number + 1), layer, None, samples, len(images))
@@ -115,7 +115,7 @@ def prune(
     counts = _checked(network, widths)
     samples = samples or Samples(seed=seed)
     images = samples.choose(images)
-    dtype = dtype or settings.fast_dtype(images.device)
+    dtype = dtype or machine.fast_dtype(images.device)
     original, sliced = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
     rows = _by_unit(targets(original, images, samples, dtype)) if asymmetric else None
     stream, reports = Stream(sliced, images, dtype), []

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers import data, files, models, progress, settings, winograd
+from helpers import data, files, machine, models, progress, winograd
 from helpers.pruning import masks
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -81,7 +81,7 @@ def scan(
     if not sparsities or not len(split.labels):
         raise ValueError("a scan needs at least one sparsity and one image")
     device = next(network.parameters()).device
-    dtype = dtype or settings.fast_dtype(device)
+    dtype = dtype or machine.fast_dtype(device)
     key = _fingerprint(network, split, sparsities, dtype)
     names = list(models.weight_layers(network))
     rows, baseline = _stored(path, key)

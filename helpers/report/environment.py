@@ -5,7 +5,7 @@ import platform
 import pandas as pd
 import torch
 
-from helpers import results, settings
+from helpers import machine, results
 from helpers.report import style, tables
 from helpers.settings import Profile
 
@@ -15,7 +15,7 @@ def table(profile: Profile) -> tables.Table:
     line = {
         "Profile": profile.name,
         "Data sets": ", ".join(style.dataset(name) for name in profile.datasets),
-        "Device": settings.processor(),
+        "Device": machine.processor(),
         "Threads": torch.get_num_threads(),
         "Python": platform.python_version(),
         "torch": torch.__version__,
