@@ -73,6 +73,14 @@ def test_what_is_seen_follows_from_the_rows():
     assert "write-up" in channels.against_write_up(rows).html
 
 
+def test_the_curve_names_the_furthest_budget_within_a_point():
+    rows = [DENSE, row(channels.MAIN, "macs=2x", macs=160e6, top1_pct=89.5), row(channels.MAIN, top1_pct=89.0)]
+    rows.append(row(channels.MAIN, "macs=12x", macs=32e6, top1_pct=88.9, epochs=3))
+    told = savings.curve_seen(rows).data
+    assert "4.0× fewer MACs with fine-tuning, none of these budgets without" in told
+    assert "At 10.0× fewer, 80.00 % become 88.90 % in 3 epochs" in told
+
+
 def test_missing_rows_are_said_and_nothing_fails():
     assert "Missing" in channels.against_write_up([]).data
     for rows in ([], [DENSE]):

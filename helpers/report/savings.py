@@ -42,7 +42,7 @@ def curve_table(all_rows: Sequence[dict]) -> Table | Markdown:
     columns = ["macs", "params", "pruned_top1_pct", "top1_pct", "top5_pct", "epochs", "latency_ms", "latency_batch128_ms"]
     index = pd.MultiIndex.from_tuples(lines, names=["dataset", "Fewer MACs"])
     frame = pd.DataFrame([[line.get(column) for column in columns] for line in lines.values()], index, columns)
-    return tables.table(frame, "LASSO channels at four budgets of MACs.")
+    return tables.table(frame, "LASSO channels at several budgets of MACs, and the epochs of fine-tuning of each.")
 
 
 def curve_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
@@ -57,13 +57,13 @@ def curve_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
         untrained = [row for row in found if row["pruned_top1_pct"] >= dense["top1_pct"] - points]
         least = found[-1]
 
-        def most(group: Sequence[Mapping]) -> str:
+        def reach(group: Sequence[Mapping]) -> str:
             return f"{fewer(rows, group[-1]):.1f}× fewer MACs" if group else "none of these budgets"
 
         return (
-            f"On {style.dataset(dataset)} the smallest network within {points:g} point of the dense one as given "
-            f"({dense['top1_pct']:.2f} %) is, fine-tuned, that of {most(near)}, and without training that of {most(untrained)}. "
-            f"At {fewer(rows, least):.1f}× fewer, {least['pruned_top1_pct']:.2f} % become {least['top1_pct']:.2f} %."
+            f"On {style.dataset(dataset)}, within {points:g} point of the dense network as given ({dense['top1_pct']:.2f} %): "
+            f"{reach(near)} with fine-tuning, {reach(untrained)} without. At {fewer(rows, least):.1f}× fewer, "
+            f"{least['pruned_top1_pct']:.2f} % become {least['top1_pct']:.2f} % in {least['epochs']} epochs."
         )
 
     return told(rows, tell)
