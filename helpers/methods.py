@@ -82,9 +82,10 @@ def _from_initialization(context: Context) -> Outcome:
     sparsity = key.sparsity_pct / 100
     if key.method == "grasp_iterative":
         stages = schedule.stages(context.profile.init_epochs, sparsity, count=context.profile.pruning_stages)
+        first = "grasp_absolute" if key.variant == "preserving" else "grasp"
         later = "grasp" if key.variant == "signed" else None
         hook = schedule.IterativeHook(
-            network, context.splits.train, stages, "grasp", PER_CLASS, key.seed, later=later, keep_at_least=1
+            network, context.splits.train, stages, first, PER_CLASS, key.seed, later=later, keep_at_least=1
         )
         outcome.logs = context.fit(network, hook)
         outcome.masks = hook.masks

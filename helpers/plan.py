@@ -76,7 +76,8 @@ def _of(profile: Profile, dataset: str) -> Iterator[Planned]:
     yield row("B", "magnitude", "dense_finetuned", variant="normalization=half")
     for name in ("none", "imagenet"):
         yield row("C", "magnitude", "dense_finetuned", variant=f"normalization={name}")
-    yield row("B", "saliency", "grasp_iterative", saliency, variant="signed")  # GraSP's own sign at every stage
+    for variant in ("preserving", "signed"):  # GraSP's absolute value, and its own sign, at every stage
+        yield row("B", "saliency", "grasp_iterative", saliency, variant=variant)
     for method in ("grasp", "snip"):
         for check in ("shuffled", "reinitialized", "inverted"):
             yield row("C", "saliency", method, saliency, variant=check)

@@ -70,6 +70,11 @@ def test_gradient_norm_is_that_of_a_plain_backward_pass(network, batch):
     F.cross_entropy(network.eval()(images), labels).backward()
     squares = sum((network.get_parameter(name).grad ** 2).sum() for name in Masks.of(network))
     assert ours == pytest.approx(float(squares.sqrt()), rel=1e-5)
+    cold = comparison.gradient_norm(network, images, labels, batch_norm="eval", temperature=200)
+    network.zero_grad()
+    F.cross_entropy(network(images) / 200, labels).backward()
+    squares = sum((network.get_parameter(name).grad ** 2).sum() for name in Masks.of(network))
+    assert cold == pytest.approx(float(squares.sqrt()), rel=1e-5)
 
 
 def test_gradient_norm_under_masks_leaves_pruned_weights_out(network, batch):

@@ -77,6 +77,8 @@ def test_grasp_sign_by_brute_force(network, batch):
 def test_the_preserving_score_is_grasp_without_its_sign(network, batch):
     raw = scores.grasp_score(network, *batch, batch_norm="eval")
     assert all(torch.equal(score, raw[name].abs()) for name, score in scores.grasp_preserving(network, *batch).items())
+    before_training = scores.grasp_score(network, *batch, batch_norm="train")
+    assert all(torch.equal(s, before_training[name].abs()) for name, s in scores.grasp_absolute(network, *batch).items())
 
 
 @pytest.mark.parametrize("batch_norm", ["train", "eval"])

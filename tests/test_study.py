@@ -7,6 +7,7 @@ import torch
 
 from helpers import budget, measurement, methods, plan, quiet, results, settings, study, training
 from helpers.context import Context
+from helpers.pruning import schedule
 from helpers.results import RowKey
 
 TINY = replace(
@@ -91,6 +92,17 @@ def test_without_training_the_test_images_are_read_once(own_folders, monkeypatch
     read.clear()
     trained = study.compute(TINY, RowKey("digits", "global_magnitude", 80.33))
     assert read.count(400) == 2 and len(trained["log"]) == 1
+
+
+def test_variants_of_iterative_grasp_differ_in_the_scores_of_their_stages(monkeypatch):
+    used, prune = [], schedule.saliency.prune
+    monkeypatch.setattr(
+        schedule.saliency, "prune", lambda net, method, *a, **k: used.append(method) or prune(net, method, *a, **k)
+    )
+    monkeypatch.setattr(Context, "fit", lambda self, network, hook: [hook.before_epoch(network, epoch) for epoch in (0, 1)])
+    for variant in ("", "preserving", "signed"):
+        methods.MAKERS["grasp_iterative"](Context(TINY, RowKey("digits", "grasp_iterative", 80.0, variant=variant)))
+    assert used == ["grasp", "grasp_preserving", "grasp_absolute", "grasp_preserving", "grasp", "grasp"]
 
 
 def test_an_unknown_variant_is_refused_and_the_nearest_named(own_folders):

@@ -76,13 +76,19 @@ def overlap(a: Masks, b: Masks) -> Likeness:
 
 
 def gradient_norm(
-    network: nn.Module, images: Tensor, labels: Tensor, masks: Masks | None = None, *, batch_norm: str = "train"
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    masks: Masks | None = None,
+    *,
+    batch_norm: str = "train",
+    temperature: float = 1.0,
 ) -> float:
     """Euclidean norm of the gradient of the mean cross-entropy over the kept weights, convolution and linear.
 
     This is what GraSP means to preserve (Wang et al. 2020, section 4). Images are float, normalised, (N, 3, H, W);
     batch norm uses the statistics of batches of at most 128 images ("eval": its running ones). The network is not
-    changed, and with `masks` it is judged as if they had been applied to it.
+    changed, and with `masks` it is judged as if they had been applied to it. Logits are divided by `temperature`.
     """
     if batch_norm not in ("train", "eval"):
         raise ValueError(f'batch_norm is "train" or "eval", not {batch_norm!r}')
@@ -99,7 +105,7 @@ def gradient_norm(
     with torch.enable_grad():
         for i in range(chunks):  # strided: a class-balanced batch may be sorted by class
             x, y = images[i::chunks].float(), labels[i::chunks]
-            loss = F.cross_entropy(plain(x), y, reduction="sum") / len(images)
+            loss = F.cross_entropy(plain(x) / temperature, y, reduction="sum") / len(images)
             torch._foreach_add_(total, torch.autograd.grad(loss, weights))
     kept = (gradient * mask.to(gradient.device) for gradient, mask in zip(total, masks.values(), strict=True))
     return float(sum((g.double() ** 2).sum() for g in kept) ** 0.5)

@@ -165,6 +165,11 @@ def grasp_preserving(
     return {name: score.abs() for name, score in raw.items()}
 
 
+def grasp_absolute(network: nn.Module, images: Tensor, labels: Tensor) -> Scores:
+    """`grasp_preserving` for a network before training, whose running statistics have seen nothing: those of the batch."""
+    return grasp_preserving(network, images, labels, batch_norm="train")
+
+
 def synflow(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> Scores:
     """|θ ⊙ ∂R/∂θ| with R the sum of the outputs for an input of ones and every parameter made positive (Tanaka et al. 2020).
 
@@ -199,6 +204,7 @@ SCORES: dict[str, Callable[..., Scores]] = {
     "random": random,
     "snip": _unseeded(snip),
     "grasp": _unseeded(grasp),
+    "grasp_absolute": _unseeded(grasp_absolute),
     "grasp_preserving": _unseeded(grasp_preserving),
     "synflow": _unseeded(synflow),
 }

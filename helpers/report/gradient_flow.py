@@ -1,4 +1,4 @@
-"""GraSP's idea on a network small enough to remove every weight in turn and look."""
+"""GraSP's idea on a network small enough to remove every weight in turn, and on a real one many weights at once."""
 
 from dataclasses import dataclass
 
@@ -6,10 +6,19 @@ import torch
 import torch.nn.functional as F
 from IPython.display import Markdown
 
-from helpers import models
-from helpers.pruning import saliency
+from helpers import data, models
+from helpers.context import Context
+from helpers.pruning import comparison, saliency
+from helpers.pruning.masks import Masks, kept_count
+from helpers.pruning.scores import TEMPERATURE
+from helpers.report import style
 from helpers.report.statistics import signed
 from helpers.report.tables import number_text
+from helpers.results import RowKey
+from helpers.settings import Profile
+
+AT_ONCE = (0.0001, 0.01, 0.1, 0.4, 0.8)  # shares of all weights
+RULES = ("signed", "absolute", "random")
 
 
 @dataclass(frozen=True)
@@ -61,4 +70,66 @@ def toy_seen(toy: Toy) -> Markdown:
         f"changes the squared gradient norm by {signed(100 * float(toy.change[first].mean()), 1)} % on average; removing one of "
         f"the fifth with the smallest, by {signed(100 * float(toy.change[last].mean()), 1)} %. {kept} "
         "It says nothing of the loss itself."
+    )
+
+
+@dataclass(frozen=True)
+class AtOnce:
+    """A freshly initialised network: the gradient norm after removing a share of its weights together, over the norm before."""
+
+    dataset: str
+    images: int
+    shares: tuple[float, ...]
+    left: dict[str, list[float]]  # rule → at each share
+    promised: list[float]  # of the signed score, to first order
+
+
+def at_once(profile: Profile) -> AtOnce | None:
+    """GraSP's promise is for one weight; here is what is left of it for many, on the profile's network and first data set.
+
+    The norm is taken at the temperature of the score, which is that of the promise. None where the images are not at hand.
+    """
+    if not data.at_hand(profile.datasets[0]):
+        return None
+    context = Context(profile, RowKey(profile.datasets[0], "grasp", profile.saliency_sparsity_pct, profile.seeds[0]))
+    network = context.new_network()
+    images, labels = context.scoring_batch(network)
+    score = saliency.grasp(network, images, labels)
+    rankings = {
+        "signed": score,
+        "absolute": {name: part.abs() for name, part in score.items()},
+        "random": saliency.random(network, seed=context.key.seed),
+    }
+    full = Masks.of(network)
+    before = comparison.gradient_norm(network, images, labels, temperature=TEMPERATURE)
+    left, promised = {rule: [] for rule in RULES}, []
+    for share in AT_ONCE:
+        for rule in RULES:
+            masks = saliency.global_masks(network, rankings[rule], kept_count(full.total, share), full, keep_at_least=1)
+            after = comparison.gradient_norm(network, images, labels, masks, temperature=TEMPERATURE)
+            left[rule].append(after / before)
+            if rule == "signed":
+                gain = -2 * sum(float(score[name][~mask].double().sum()) for name, mask in masks.items())
+                promised.append(max(0.0, 1 + gain / before**2) ** 0.5)
+    return AtOnce(context.key.dataset, len(images), AT_ONCE, left, promised)
+
+
+def at_once_seen(found: AtOnce | None, share: float = 0.4) -> Markdown:
+    """Does the promise for one weight hold for many?"""
+    if found is None:
+        return Markdown("*The images are not on this machine: the figure above is the stored one.*")
+    at = found.shares.index(share)
+    left = {rule: f"{100 * values[at]:.0f} %" for rule, values in found.left.items()}
+    holds = found.left["signed"][at] >= 1
+    best = max(found.left, key=lambda rule: found.left[rule][at])
+    verdict = (
+        "So far from a single weight the promise still points the right way."
+        if holds
+        else "A promise for one weight at a time says nothing of that many together."
+    )
+    return Markdown(
+        f"**What is seen.** On {style.dataset(found.dataset)}, with {100 * share:.0f} % of the weights removed at once, the "
+        f"signed score leaves {left['signed']} of the gradient norm, where the first order promised {found.promised[at]:.1f}× as "
+        f"much; the absolute score leaves {left['absolute']}, chance {left['random']}. {verdict} "
+        f"Most is left by the {best} choice."
     )

@@ -11,7 +11,8 @@ from helpers.report.sentences import absent, layer_labels, told
 from helpers.report.statistics import phrase, signed, wilson
 from helpers.report.tables import Table, number_text
 
-MAIN, CONTROL, SIGNED = "grasp_iterative", "dense_from_scratch", "signed"
+MAIN, CONTROL = "grasp_iterative", "dense_from_scratch"
+STAGE_SCORES = {"preserving": "absolute score at every stage", "signed": "signed score at every stage"}
 CHECKS = {"": "as chosen", "shuffled": "shuffled within layers", "reinitialized": "other initial weights", "inverted": "inverted"}
 CHECKED = ("grasp", "snip")
 COLUMNS = ("sparsity_pct", "top1_pct", "top5_pct", "val_top1_pct", "nonzero_params", "effective_macs", "epochs")
@@ -58,9 +59,9 @@ def one_budget(all_rows: Sequence[dict], dataset: str) -> Table | Markdown:
     """All methods from one initialisation, budget and data order, the dense control first."""
     rows = Rows(all_rows)
     lines, reasons = {}, {}
-    for method, variant in ((CONTROL, ""), *((m, "") for m in INIT_METHODS), (MAIN, SIGNED)):
+    for method, variant in ((CONTROL, ""), *((m, "") for m in INIT_METHODS), *((MAIN, v) for v in STAGE_SCORES)):
         found = rows.find(dataset, method, variant)
-        label = name(method) + (", signed at every stage" if variant else "")
+        label = name(method) + (f", {STAGE_SCORES[variant]}" if variant else "")
         bounds = wilson(found[0]) if found and found[0].get("correct") else None
         lines[label] = {column: found[0].get(column) if found else None for column in COLUMNS} | {
             "95 %": f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}" if bounds else None
@@ -126,7 +127,7 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
 
 
 def curves_seen(all_rows: Sequence[dict]) -> Markdown:
-    """What the later stages do: with the score that preserves the gradient norm, and with GraSP's own sign."""
+    """What the stages do: signed before training and absolute after, as the main row has it, or one of the two throughout."""
     rows = Rows(all_rows)
 
     def tell(dataset: str) -> str:
@@ -137,12 +138,13 @@ def curves_seen(all_rows: Sequence[dict]) -> Markdown:
             f"On {style.dataset(dataset)} iterative GraSP has {after:.2f} % validation top-1 after the epoch that follows its "
             f"last stage and ends at {pruned['log'][-1]['val_top1_pct']:.2f} %. "
         )
-        if as_defined := rows.find(dataset, MAIN, SIGNED):
-            shown = rows.compare(rows.seeds(dataset, MAIN), as_defined)
-            text += (
-                f"With the signed score at every stage the test accuracy is {as_defined[0]['top1_pct']:.2f} %: "
-                f"{phrase(shown, 'preserving', 'signed')}. "
-            )
+        for variant, score in STAGE_SCORES.items():
+            if other := rows.find(dataset, MAIN, variant):
+                shown = rows.compare(other, rows.seeds(dataset, MAIN))
+                text += (
+                    f"With the {score} the test accuracy is {other[0]['top1_pct']:.2f} %: "
+                    f"{phrase(shown, 'this', 'the sign at the first stage alone')}. "
+                )
         return text.strip()
 
     return told(rows, tell)

@@ -9,12 +9,13 @@ from IPython.display import Markdown
 from helpers.pruning import schedule as schedules
 from helpers.report import style
 from helpers.report.evidence import INIT_METHODS, Rows, name
-from helpers.report.gradient_flow import Toy
-from helpers.report.saliency import CHECKED, CHECKS, CONTROL, MAIN, SIGNED
+from helpers.report.gradient_flow import AtOnce, Toy
+from helpers.report.saliency import CHECKED, CHECKS, CONTROL, MAIN, STAGE_SCORES
 from helpers.report.sentences import absent, layer_labels
 from helpers.report.statistics import wilson
 from helpers.settings import Profile
 
+STAGE_LINES = {"preserving": "-.", "signed": ":"}
 KNEE = 1e-3  # below it the axes of the toy are linear
 
 
@@ -41,6 +42,38 @@ def toy(toy: Toy) -> style.Figure:
         "removed, those with a negative score lower it.",
         caption="One mark a weight of the tiny network. Right: its score as GraSP defines it. Up: what really happens to the "
         "squared gradient norm when that weight alone is set to zero. Both axes are logarithmic away from zero.",
+    )
+
+
+def at_once(found: AtOnce | None) -> style.Figure:
+    """The gradient norm left after removing a share of the weights together, by rule, beside the first order's promise."""
+    if found is None:
+        return style.stored("02_at_once")
+    figure, axes = plt.subplots(figsize=(style.WIDTH, 3.8))
+    percent = [100 * share for share in found.shares]
+    looks = {"signed": style.method("grasp"), "absolute": style.method(MAIN), "random": style.method("random")}
+    ends = []
+    for rule, left in found.left.items():
+        look = looks[rule]
+        axes.plot(percent, left, look.line, marker=look.marker, color=look.color)
+        ends.append((percent[-1], left[-1], rule, look.color))
+    axes.plot(percent, found.promised, ls=":", color=looks["signed"].color)
+    ends.append((percent[-1], found.promised[-1], "signed, promised", looks["signed"].color))
+    axes.axhline(1, color=style.SOFT_INK, lw=0.8)
+    axes.set(xscale="log", yscale="log", xlabel="weights removed at once (%, log scale)", xlim=(None, 25 * percent[-1]))
+    axes.set_ylabel("gradient norm ÷ before (log scale)")
+    axes.set_xticks(percent, [f"{p:g}" for p in percent])
+    axes.yaxis.set_major_formatter(lambda v, _: f"{v:g}")
+    axes.minorticks_off()
+    style.direct_labels(axes, ends)
+    worst = min(found.left, key=lambda rule: found.left[rule][-1])
+    return style.show(
+        figure,
+        "02_at_once",
+        alt=f"Gradient norm after removing {percent[0]:g} to {percent[-1]:g} percent of the weights at once, relative to before, "
+        f"for a signed, an absolute and a random choice; at the right {worst} leaves least.",
+        caption=f"{style.dataset(found.dataset)}, the network of this profile before training, {found.images} images. Dotted: "
+        "what the sum of the signed scores promises to first order.",
     )
 
 
@@ -78,7 +111,8 @@ def schedule(profile: Profile) -> style.Figure:
 def curves(all_rows: Sequence[Mapping], dataset: str) -> style.Figure | Markdown:
     """Validation top-1 by epoch for every method, pruning stages marked."""
     rows, methods = Rows(all_rows), (CONTROL, *INIT_METHODS)
-    found = {(m, v): row[0] for m, v in (*((m, "") for m in methods), (MAIN, SIGNED)) if (row := rows.find(dataset, m, v))}
+    wanted = (*((m, "") for m in methods), *((MAIN, v) for v in STAGE_SCORES))
+    found = {(m, v): row[0] for m, v in wanted if (row := rows.find(dataset, m, v))}
     found = {key: row for key, row in found.items() if row.get("log")}
     if not found:
         return absent(f"training curves on {style.dataset(dataset)}")
@@ -92,10 +126,8 @@ def curves(all_rows: Sequence[Mapping], dataset: str) -> style.Figure | Markdown
     for (method, variant), row in found.items():
         look = style.method(method)
         epoch = [entry["epoch"] + 1 for entry in row["log"]]
-        drawn = {"color": "white", "mec": look.color, "ls": "", "marker": look.marker} if variant else {}
-        if variant:
-            axes.plot(epoch, [e["val_top1_pct"] for e in row["log"]], color=look.color, lw=1, ls=":")
-        text = look.label + (", signed at every stage" if variant else "")
+        drawn = {"mfc": "white", "lw": 1, "ls": STAGE_LINES[variant]} if variant else {}
+        text = look.label + (f",\n{STAGE_SCORES[variant]}" if variant else "")
         shape = {"color": look.color, "ls": look.line, "marker": look.marker, "markersize": 4} | drawn
         axes.plot(epoch, [e["val_top1_pct"] for e in row["log"]], label=text, **shape)
     axes.set(xlabel="epochs trained", ylabel="validation top-1 (%)", xlim=(-0.15, None))
@@ -106,7 +138,7 @@ def curves(all_rows: Sequence[Mapping], dataset: str) -> style.Figure | Markdown
         alt=f"Validation accuracy by epoch on {style.dataset(dataset)} for {len(found)} trainings; dashed vertical lines mark "
         f"the {len(stages)} pruning stages of iterative GraSP.",
         caption=f"{style.dataset(dataset)}: validation top-1 after each epoch, same start, budget and data order. Dashed "
-        "verticals: stages of iterative GraSP with the sparsity they reach. Open marks: GraSP's own signed score at every stage.",
+        "verticals: stages of iterative GraSP with the sparsity they reach. Open marks: one score at every stage.",
     )
 
 
