@@ -55,6 +55,8 @@ def test_one_score_at_every_stage_stands_beside_the_main_row():
     better = main | {"variant": "preserving", "top1_pct": bits["top1_pct"], "correct": bits["correct"]}
     said = saliency.curves_seen([*rows, better]).data
     assert "With the absolute score at every stage the test accuracy is 90.40 %: this is 2.00 points above" in said
+    against = saliency.against_seen([*rows, better]).data
+    assert "With the absolute score at every stage it ends at 90.40 %: undecided between it and" in against
     assert "GraSP, iterative, absolute score at every stage" in saliency.one_budget([*rows, better], "cifar10").html
 
 

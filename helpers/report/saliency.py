@@ -107,12 +107,12 @@ def latencies(all_rows: Sequence[dict]) -> Table | Markdown:
 
 
 def _compared(rows: Rows, ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> str:
-    """Two methods' top-1 as a phrase with its uncertainty."""
-    return phrase(rows.compare(ours, theirs), name(ours[0]["method"]), name(theirs[0]["method"]))
+    """Top-1 of the method spoken of against another's, as a phrase with its uncertainty."""
+    return phrase(rows.compare(ours, theirs), "it", f'"{name(theirs[0]["method"])}"')
 
 
 def against_seen(all_rows: Sequence[dict]) -> Markdown:
-    """Iterative GraSP against the write-up's figure, random masks and the dense control."""
+    """Iterative GraSP, and with one score at every stage, against the write-up's figure, random masks and the dense control."""
     rows = Rows(all_rows)
 
     def tell(dataset: str) -> list[str]:
@@ -121,7 +121,12 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
         theirs = assignment.reported(dataset, MAIN, "top1_pct")
         text += f", {signed(pruned[0]['top1_pct'] - theirs)} points from the write-up's {theirs:.2f} %." if theirs else "."
         peers = {method: peer for method in (CONTROL, "random") if (peer := rows.find(dataset, method))}
-        return [text, *(f"Against {name(m)}: {_compared(rows, pruned, peer)}." for m, peer in peers.items())]
+        said = [text, *(f"Against {name(m)}: {_compared(rows, pruned, peer)}." for m, peer in peers.items())]
+        for variant, score in STAGE_SCORES.items():
+            if other := rows.find(dataset, MAIN, variant):
+                against = "; ".join(_compared(rows, other, peer) for peer in peers.values())
+                said.append(f"With the {score} it ends at {other[0]['top1_pct']:.2f} %: {against}.")
+        return said
 
     return told(rows, tell)
 
