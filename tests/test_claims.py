@@ -190,9 +190,12 @@ def test_five_findings_with_figures_of_the_rows():
     assert headlines[2].startswith("Unstructured zeros do run faster, 2.54 / 2.54 times")
     assert "7.53 / 7.53 times fewer MACs, 5.00 / 5.00 times faster, at −1.30 / −3.30 points" in headlines[3]
     assert "wrong normalisation (half) the unpruned network loses 9.00 / 9.00 points" in found[0].text
-    assert headlines[4].startswith("Between SNIP and GraSP the rows do not decide")
+    assert headlines[4].startswith("Between SNIP and GraSP as defined the rows do not decide")
     better = claims.findings(made({SNIP: top1(2.5), MAGNITUDE: SLOW}))
-    assert better[4].headline.startswith("SNIP would have done better")
+    assert better[4].headline.startswith("SNIP would have done better") and "absolute" not in better[4].text
+    [other] = [r for r in made() if (r["dataset"], r["method"]) == ("cifar100", "grasp_iterative")]
+    with_absolute = claims.findings([*made(), other | {"variant": "preserving"}])[4].text
+    assert "Against GraSP with its absolute score at every stage (CIFAR-100): " in with_absolute
     assert "do not run clearly faster" in better[2].headline
 
 

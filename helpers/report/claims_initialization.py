@@ -13,6 +13,7 @@ from helpers.report.tables import number_text
 from helpers.report.verdicts import REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
 
 INIT = "SNIP, GraSP and initialisation"
+ABSOLUTE = "preserving"  # the variant of iterative GraSP with |θ ⊙ Hg| at its first stage as well
 
 
 def _snip_better(rows: Rows, dataset: str) -> Judgement:
@@ -21,6 +22,8 @@ def _snip_better(rows: Rows, dataset: str) -> Judgement:
     parts = [f"SNIP {top1(snip)}, {name(GRASP)} {top1(grasp)}: {brief(compared)}"]
     if once := rows.find(dataset, "grasp"):
         parts.append(f"against GraSP in one shot {brief(rows.compare(snip, once))}")
+    if unsigned := rows.find(dataset, GRASP, ABSOLUTE):
+        parts.append(f"against iterative GraSP with its absolute score throughout {brief(rows.compare(snip, unsigned))}")
     if all(row.get("effective_macs") is not None for row in (snip[0], grasp[0])):
         ratio = snip[0]["effective_macs"] / grasp[0]["effective_macs"]
         parts.append(f"SNIP keeps {number_text(ratio, 2)} times the MACs of {name(GRASP)}")

@@ -7,6 +7,7 @@ from functools import partial
 from helpers.report import claims_accuracy, claims_cost, style
 from helpers.report.claims_accuracy import GRASP, MAGNITUDE, brief
 from helpers.report.claims_cost import STRUCTURED
+from helpers.report.claims_initialization import ABSOLUTE
 from helpers.report.evidence import Missing, Rows, mean, smallest_file, value
 from helpers.report.statistics import signed
 from helpers.report.tables import number_text
@@ -161,15 +162,21 @@ def _snip(rows: Rows, datasets: list[str]) -> Finding:
     gaps = {d: rows.compare(snip[d], grasp[d]) for d in datasets}
     points = each(lambda d: signed(gaps[d].difference))
     headline = {
-        SUPPORTED: f"SNIP would have done better than GraSP, by {points} points",
-        REFUTED: f"SNIP would not have done better than GraSP: {points} points",
-        UNDECIDED: f"Between SNIP and GraSP the rows do not decide: {points} points",
+        SUPPORTED: f"SNIP would have done better than GraSP as defined, by {points} points",
+        REFUTED: f"SNIP would not have done better than GraSP as defined: {points} points",
+        UNDECIDED: f"Between SNIP and GraSP as defined the rows do not decide: {points} points",
     }[_together([claims_accuracy.higher(gap) for gap in gaps.values()])]
+    absolute = {d: found for d in datasets if (found := rows.find(d, GRASP, ABSOLUTE))}
+    word = ""
+    if absolute:
+        named = f" ({' / '.join(style.dataset(d) for d in absolute)})" if len(absolute) < len(datasets) else ""
+        closer = " / ".join(brief(rows.compare(snip[d], other)) for d, other in absolute.items())
+        word = f" Against GraSP with its absolute score at every stage{named}: {closer}."
     work = each(lambda d: number_text(value(snip[d][0], "effective_macs") / value(grasp[d][0], "effective_macs"), 2))
     return Finding(
         headline,
         f"Top-1 {each(lambda d: _top1(snip[d]))} % with SNIP, {each(lambda d: _top1(grasp[d]))} % with iterative "
-        f"GraSP, at equal sparsity and training: {each(lambda d: brief(gaps[d]))}. SNIP keeps {work} times the MACs.",
+        f"GraSP, at equal sparsity and training: {each(lambda d: brief(gaps[d]))}. SNIP keeps {work} times the MACs.{word}",
     )
 
 

@@ -20,26 +20,29 @@ METHODS = (
     "l1_filters",
     "lasso_channels_from_scratch",
 )
+VARIANTS = {"grasp_iterative": {"preserving": "absolute score"}}  # beside the main row: variant → what the label adds
 MISSING = "–"
 
 
 def table(rows: Sequence[dict]) -> str:
-    """Main rows (first seed, no variant) of every data set as Markdown, the write-up's top-1 beside ours."""
+    """Rows of the first seed of every data set as Markdown, the write-up's top-1 beside ours."""
     datasets = list(dict.fromkeys(row["dataset"] for row in rows))
     lines = [
         "| data set | network | sparsity % | file MiB | MACs M | effective MACs M | epochs | top-1 % | write-up's top-1 % |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for dataset in datasets:
-        main = {row["method"]: row for row in rows if row["dataset"] == dataset and not row["variant"] and row["seed"] == 0}
+        found = {(row["method"], row["variant"]): row for row in rows if row["dataset"] == dataset and row["seed"] == 0}
         for method in METHODS:
-            lines.append("| " + " | ".join(_cells(dataset, method, main.get(method))) + " |")
+            for variant in ("", *VARIANTS.get(method, ())):
+                lines.append("| " + " | ".join(_cells(dataset, method, variant, found.get((method, variant)))) + " |")
     return "\n".join(lines)
 
 
-def _cells(dataset: str, method: str, row: dict | None) -> list[str]:
-    theirs = assignment.reported(dataset, method, "top1_pct")
-    first = [style.dataset(dataset), style.method(method).label]
+def _cells(dataset: str, method: str, variant: str, row: dict | None) -> list[str]:
+    theirs = None if variant else assignment.reported(dataset, method, "top1_pct")
+    label = style.method(method).label + (f", {VARIANTS[method][variant]}" if variant else "")
+    first = [style.dataset(dataset), label]
     last = f"{theirs:.2f}" if theirs is not None else MISSING
     if row is None:
         return [*first, *[MISSING] * 5, "not computed yet", last]

@@ -188,7 +188,7 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
 
 
 def snip_answer(all_rows: Sequence[dict]) -> Markdown:
-    """Would SNIP have done better? Decided by the rows, against both GraSPs, with seed noise where it is known."""
+    """Would SNIP have done better? Decided by the rows, against every GraSP, with seed noise where it is known."""
     rows = Rows(all_rows)
 
     def tell(dataset: str) -> list[str]:
@@ -200,6 +200,9 @@ def snip_answer(all_rows: Sequence[dict]) -> Markdown:
                 continue
             work = value(snip[0], "effective_macs") / value(other[0], "effective_macs")
             said.append(f"Against {name(method)}: {_compared(rows, snip, other)}; SNIP's network keeps {work:.2f}× its MACs.")
+        for variant, score in STAGE_SCORES.items():
+            if other := rows.find(dataset, MAIN, variant):
+                said.append(f"Against {name(MAIN)}, {score}: {phrase(rows.compare(snip, other), 'SNIP', 'GraSP')}.")
         return said
 
     return told(rows, tell)
