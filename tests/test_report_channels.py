@@ -81,6 +81,13 @@ def test_the_curve_names_the_furthest_budget_within_a_point():
     assert "At 10.0× fewer, 80.00 % become 88.90 % in 3 epochs" in told
 
 
+def test_a_latency_of_other_widths_stands_beside_the_spread_of_equal_ones():
+    twins = [row(channels.MAIN), row("l1_filters", latency_batch128_ms=55.0), row("random_channels", latency_batch128_ms=None)]
+    odd = row(channels.MAIN, "unrounded", latency_batch128_ms=63.0, widths=[*HALF[:-2], 1, "M"])
+    said = channels.ablations_seen([DENSE | {"widths": None}, *twins, odd]).data
+    assert "by +20 %, where the 2 networks of the rounded widths differ by 10 %." in said
+
+
 def test_missing_rows_are_said_and_nothing_fails():
     assert "Missing" in channels.against_write_up([]).data
     for rows in ([], [DENSE]):
