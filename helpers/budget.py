@@ -2,8 +2,7 @@
 
 from dataclasses import asdict
 
-from helpers import models
-from helpers.pruning import schedule
+from helpers import models, plan
 from helpers.results import RowKey
 from helpers.settings import Profile
 from helpers.training import Recipe
@@ -56,7 +55,7 @@ def made_with(profile: Profile, key: RowKey) -> dict:
         shared["scan_images"] = profile.scan_images
     if key.method == "grasp_iterative":
         shared["pruning_stages"] = profile.pruning_stages
-        shared["later_score"] = "grasp" if key.variant == "signed" else schedule.LATER["grasp"]
+        shared["later_score"] = plan.STAGE_SCORES[key.variant][1]
     if "channels" in key.method or key.method == "l1_filters":
         shared |= {
             "statistics_images": profile.statistics_images,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
-from helpers import machine, models, settings, training
+from helpers import machine, models, plan, settings, training
 from helpers.context import PER_CLASS, Context
 from helpers.models import VGG
 from helpers.pruning import channels, comparison, saliency, schedule, sensitivity
@@ -82,8 +82,7 @@ def _from_initialization(context: Context) -> Outcome:
     sparsity = key.sparsity_pct / 100
     if key.method == "grasp_iterative":
         stages = schedule.stages(context.profile.init_epochs, sparsity, count=context.profile.pruning_stages)
-        first = "grasp_absolute" if key.variant == "preserving" else "grasp"
-        later = "grasp" if key.variant == "signed" else None
+        first, later = plan.STAGE_SCORES[key.variant]
         hook = schedule.IterativeHook(
             network, context.splits.train, stages, first, PER_CLASS, key.seed, later=later, keep_at_least=1
         )

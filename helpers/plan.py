@@ -13,6 +13,11 @@ INIT_METHODS = ("snip", "random", "dense_from_scratch", "grasp_iterative", "gras
 CURVE_PCT = (50.0, 75.0, 80.0, 87.5, 93.75, 96.875)  # 2×, 4×, 5×, 8×, 16×, 32× fewer weights
 CURVE_FINETUNED_PCT = (50.0, 75.0, 87.5, 93.75)
 MACS_CURVE = {"macs=2x": 2.0, "macs=4x": 4.0, "macs=12x": 12.0}  # beside the main row's 7.5×
+STAGE_SCORES = {  # variant of iterative GraSP → its score before training, and during it
+    "": ("grasp", "grasp_preserving"),
+    "preserving": ("grasp_absolute", "grasp_preserving"),
+    "signed": ("grasp", "grasp"),
+}
 ABLATIONS = ("no_reconstruction", "symmetric", "widths=uniform", "widths=he", "unrounded")
 
 
@@ -76,7 +81,7 @@ def _of(profile: Profile, dataset: str) -> Iterator[Planned]:
     yield row("B", "magnitude", "dense_finetuned", variant="normalization=half")
     for name in ("none", "imagenet"):
         yield row("C", "magnitude", "dense_finetuned", variant=f"normalization={name}")
-    for variant in ("preserving", "signed"):  # GraSP's absolute value, and its own sign, at every stage
+    for variant in filter(None, STAGE_SCORES):
         yield row("B", "saliency", "grasp_iterative", saliency, variant=variant)
     for method in ("grasp", "snip"):
         for check in ("shuffled", "reinitialized", "inverted"):

@@ -5,7 +5,7 @@ from dataclasses import replace
 from synthetic import made
 
 from helpers import settings
-from helpers.report import gradient_flow, saliency
+from helpers.report import gradient_flow, saliency, saliency_costs
 from helpers.report.plots import saliency as plots
 
 LAYERS = [
@@ -43,7 +43,7 @@ def test_snip_is_judged_against_both_grasps_and_a_missing_one_is_named():
 
 def test_equal_weights_are_not_equal_work():
     rows = made({("snip", ""): {"effective_macs": 157_001_733}})
-    assert saliency.costs_seen(rows).data.count("cuts the MACs 3.3×, SNIP 2.0×.") == 2
+    assert saliency_costs.costs_seen(rows).data.count("cuts the MACs 3.3×, SNIP 2.0×.") == 2
 
 
 def test_one_score_at_every_stage_stands_beside_the_main_row():

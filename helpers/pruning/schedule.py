@@ -10,7 +10,7 @@ from helpers import data
 from helpers.pruning import saliency
 from helpers.pruning.masks import MaskHook, Masks
 
-LATER = {"grasp": "grasp_preserving", "grasp_absolute": "grasp_preserving"}
+LATER = {"grasp": "grasp_preserving"}
 """Which score takes over once training has begun; by its signed definition GraSP would remove what was learnt."""
 
 

@@ -166,11 +166,11 @@ def _snip(rows: Rows, datasets: list[str]) -> Finding:
         REFUTED: f"SNIP would not have done better than GraSP as defined: {points} points",
         UNDECIDED: f"Between SNIP and GraSP as defined the rows do not decide: {points} points",
     }[_together([claims_accuracy.higher(gap) for gap in gaps.values()])]
-    absolute = {d: found for d in datasets if (found := rows.find(d, GRASP, ABSOLUTE))}
+    absolute = [d for d in datasets if rows.find(d, GRASP, ABSOLUTE)]
     word = ""
     if absolute:
-        named = f" ({' / '.join(style.dataset(d) for d in absolute)})" if len(absolute) < len(datasets) else ""
-        closer = " / ".join(brief(rows.compare(snip[d], other)) for d, other in absolute.items())
+        named = f" ({_each(absolute, style.dataset)})" if len(absolute) < len(datasets) else ""
+        closer = _each(absolute, lambda d: brief(rows.compare(snip[d], rows.find(d, GRASP, ABSOLUTE))))
         word = f" Against GraSP with its absolute score at every stage{named}: {closer}."
     work = each(lambda d: number_text(value(snip[d][0], "effective_macs") / value(grasp[d][0], "effective_macs"), 2))
     return Finding(

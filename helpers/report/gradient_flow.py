@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from IPython.display import Markdown
 
 from helpers import data, models
@@ -18,7 +17,6 @@ from helpers.results import RowKey
 from helpers.settings import Profile
 
 AT_ONCE = (0.0001, 0.01, 0.1, 0.4, 0.8)  # shares of all weights
-RULES = ("signed", "absolute", "random")
 
 
 @dataclass(frozen=True)
@@ -53,9 +51,7 @@ def toy() -> Toy:
 
 
 def _squared_gradient(network: models.VGG, images: torch.Tensor, labels: torch.Tensor) -> float:
-    weights = [layer.weight for layer in models.weight_layers(network).values()]
-    loss = F.cross_entropy(network(images) / 200, labels)
-    return float(sum(g.square().sum() for g in torch.autograd.grad(loss, weights)))
+    return comparison.gradient_norm(network, images, labels, batch_norm="eval", temperature=TEMPERATURE) ** 2
 
 
 def toy_seen(toy: Toy) -> Markdown:
@@ -102,10 +98,10 @@ def at_once(profile: Profile) -> AtOnce | None:
     }
     full = Masks.of(network)
     before = comparison.gradient_norm(network, images, labels, temperature=TEMPERATURE)
-    left, promised = {rule: [] for rule in RULES}, []
+    left, promised = {rule: [] for rule in rankings}, []
     for share in AT_ONCE:
-        for rule in RULES:
-            masks = saliency.global_masks(network, rankings[rule], kept_count(full.total, share), full, keep_at_least=1)
+        for rule, ranking in rankings.items():
+            masks = saliency.global_masks(network, ranking, kept_count(full.total, share), full, keep_at_least=1)
             after = comparison.gradient_norm(network, images, labels, masks, temperature=TEMPERATURE)
             left[rule].append(after / before)
             if rule == "signed":

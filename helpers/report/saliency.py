@@ -12,11 +12,10 @@ from helpers.report.statistics import phrase, signed, wilson
 from helpers.report.tables import Table, number_text
 
 MAIN, CONTROL = "grasp_iterative", "dense_from_scratch"
-STAGE_SCORES = {"preserving": "absolute score at every stage", "signed": "signed score at every stage"}
+ONE_SCORE = {"preserving": "absolute score at every stage", "signed": "signed score at every stage"}
 CHECKS = {"": "as chosen", "shuffled": "shuffled within layers", "reinitialized": "other initial weights", "inverted": "inverted"}
 CHECKED = ("grasp", "snip")
 COLUMNS = ("sparsity_pct", "top1_pct", "top5_pct", "val_top1_pct", "nonzero_params", "effective_macs", "epochs")
-TIMES = ("latency_ms", "sparse_latency_ms", "latency_batch128_ms", "sparse_latency_batch128_ms")
 
 # Tables -----------------------------------------------------------------------------------------------------------
 
@@ -59,9 +58,9 @@ def one_budget(all_rows: Sequence[dict], dataset: str) -> Table | Markdown:
     """All methods from one initialisation, budget and data order, the dense control first."""
     rows = Rows(all_rows)
     lines, reasons = {}, {}
-    for method, variant in ((CONTROL, ""), *((m, "") for m in INIT_METHODS), *((MAIN, v) for v in STAGE_SCORES)):
+    for method, variant in ((CONTROL, ""), *((m, "") for m in INIT_METHODS), *((MAIN, v) for v in ONE_SCORE)):
         found = rows.find(dataset, method, variant)
-        label = name(method) + (f", {STAGE_SCORES[variant]}" if variant else "")
+        label = name(method) + (f", {ONE_SCORE[variant]}" if variant else "")
         bounds = wilson(found[0]) if found and found[0].get("correct") else None
         lines[label] = {column: found[0].get(column) if found else None for column in COLUMNS} | {
             "95 %": f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}" if bounds else None
@@ -81,29 +80,12 @@ def one_budget(all_rows: Sequence[dict], dataset: str) -> Table | Markdown:
     )
 
 
-def latencies(all_rows: Sequence[dict]) -> Table | Markdown:
-    """The same masked network run densely and on its non-zeros only."""
-    rows, lines, reasons = Rows(all_rows), {}, {}
-    for dataset in rows.datasets:
-        for method in INIT_METHODS:
-            for row in rows.find(dataset, method)[:1]:
-                lines[dataset, method] = row
-                reasons |= {((dataset, method), c): why for c in TIMES if (why := (row.get("reasons") or {}).get(c))}
-    if not lines:
-        return absent("latency")
-    frame = pd.DataFrame(
-        [[line.get(column) for column in ("effective_macs", *TIMES)] for line in lines.values()],
-        pd.MultiIndex.from_tuples(lines, names=["dataset", "method"]),
-        ["effective_macs", *TIMES],
-    )
-    device = "; ".join(sorted({str(row["device"]) for row in lines.values()}))
-    return tables.table(
-        frame, f"Latency of the masked networks, run densely and on their non-zeros ({device}).", reasons=reasons,
-        best={"sparse_latency_ms": "min", "sparse_latency_batch128_ms": "min"},
-    )  # fmt: skip
-
-
 # What is seen -----------------------------------------------------------------------------------------------------
+
+
+def _one_score(rows: Rows, dataset: str) -> dict[str, list[dict]]:
+    """The rows of iterative GraSP with one score at every stage, by what that score is called."""
+    return {score: found for variant, score in ONE_SCORE.items() if (found := rows.find(dataset, MAIN, variant))}
 
 
 def _compared(rows: Rows, ours: Sequence[Mapping], theirs: Sequence[Mapping]) -> str:
@@ -122,10 +104,9 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
         text += f", {signed(pruned[0]['top1_pct'] - theirs)} points from the write-up's {theirs:.2f} %." if theirs else "."
         peers = {method: peer for method in (CONTROL, "random") if (peer := rows.find(dataset, method))}
         said = [text, *(f"Against {name(m)}: {_compared(rows, pruned, peer)}." for m, peer in peers.items())]
-        for variant, score in STAGE_SCORES.items():
-            if other := rows.find(dataset, MAIN, variant):
-                against = "; ".join(_compared(rows, other, peer) for peer in peers.values())
-                said.append(f"With the {score} it ends at {other[0]['top1_pct']:.2f} %: {against}.")
+        for score, other in _one_score(rows, dataset).items():
+            against = "; ".join(_compared(rows, other, peer) for peer in peers.values())
+            said.append(f"With the {score} it ends at {other[0]['top1_pct']:.2f} %: {against}.")
         return said
 
     return told(rows, tell)
@@ -143,13 +124,12 @@ def curves_seen(all_rows: Sequence[dict]) -> Markdown:
             f"On {style.dataset(dataset)} iterative GraSP has {after:.2f} % validation top-1 after the epoch that follows its "
             f"last stage and ends at {pruned['log'][-1]['val_top1_pct']:.2f} %. "
         )
-        for variant, score in STAGE_SCORES.items():
-            if other := rows.find(dataset, MAIN, variant):
-                shown = rows.compare(other, rows.seeds(dataset, MAIN))
-                text += (
-                    f"With the {score} the test accuracy is {other[0]['top1_pct']:.2f} %: "
-                    f"{phrase(shown, 'this', 'the sign at the first stage alone')}. "
-                )
+        for score, other in _one_score(rows, dataset).items():
+            shown = rows.compare(other, rows.seeds(dataset, MAIN))
+            text += (
+                f"With the {score} the test accuracy is {other[0]['top1_pct']:.2f} %: "
+                f"{phrase(shown, 'this', 'the sign at the first stage alone')}. "
+            )
         return text.strip()
 
     return told(rows, tell)
@@ -200,29 +180,9 @@ def snip_answer(all_rows: Sequence[dict]) -> Markdown:
                 continue
             work = value(snip[0], "effective_macs") / value(other[0], "effective_macs")
             said.append(f"Against {name(method)}: {_compared(rows, snip, other)}; SNIP's network keeps {work:.2f}× its MACs.")
-        for variant, score in STAGE_SCORES.items():
-            if other := rows.find(dataset, MAIN, variant):
-                said.append(f"Against {name(MAIN)}, {score}: {phrase(rows.compare(snip, other), 'SNIP', 'GraSP')}.")
+        for score, other in _one_score(rows, dataset).items():
+            said.append(f"Against {name(MAIN)}, {score}: {phrase(rows.compare(snip, other), 'SNIP', 'GraSP')}.")
         return said
-
-    return told(rows, tell)
-
-
-def costs_seen(all_rows: Sequence[dict]) -> Markdown:
-    """Equal parameters, unequal work."""
-    rows = Rows(all_rows)
-
-    def tell(dataset: str) -> str:
-        found = {m: row[0] for m in INIT_METHODS if (row := rows.find(dataset, m))}
-        if len(found) < 2:
-            raise Missing(f"fewer than two methods on {style.dataset(dataset)}")
-        cut = {m: value(row, "macs") / value(row, "effective_macs") for m, row in found.items()}
-        most, least = max(cut, key=cut.get), min(cut, key=cut.get)
-        best = max(found, key=lambda m: found[m]["top1_pct"])
-        return (
-            f"On {style.dataset(dataset)} the same share of weights leaves very different work: {name(most)} cuts the MACs "
-            f"{cut[most]:.1f}×, {name(least)} {cut[least]:.1f}×. The most accurate, {name(best)}, cuts them {cut[best]:.1f}×."
-        )
 
     return told(rows, tell)
 
@@ -241,22 +201,5 @@ def checks_seen(all_rows: Sequence[dict]) -> Markdown:
         if not said:
             raise Missing(f"no sanity check on {style.dataset(dataset)}")
         return [f"On {style.dataset(dataset)}, each against the method as it is:", *said]
-
-    return told(rows, tell)
-
-
-def latency_seen(all_rows: Sequence[dict]) -> Markdown:
-    """What skipping zeros gains for these masks."""
-    rows = Rows(all_rows)
-
-    def tell(dataset: str) -> str:
-        row = rows.one(dataset, MAIN)
-        one = value(row, "latency_ms") / value(row, "sparse_latency_ms")
-        many = value(row, "latency_batch128_ms") / value(row, "sparse_latency_batch128_ms")
-        bound = value(row, "macs") / value(row, "effective_macs")
-        return (
-            f"On {style.dataset(dataset)} the network of {name(MAIN)} runs {one:.2f}× as fast on its non-zeros as densely at "
-            f"batch 1 and {many:.2f}× at batch 128; skipping every zero for free would give {bound:.2f}×."
-        )
 
     return told(rows, tell)

@@ -10,7 +10,7 @@ from helpers.pruning import schedule as schedules
 from helpers.report import style
 from helpers.report.evidence import INIT_METHODS, Rows, name
 from helpers.report.gradient_flow import AtOnce, Toy
-from helpers.report.saliency import CHECKED, CHECKS, CONTROL, MAIN, STAGE_SCORES
+from helpers.report.saliency import CHECKED, CHECKS, CONTROL, MAIN, ONE_SCORE
 from helpers.report.sentences import absent, layer_labels
 from helpers.report.statistics import wilson
 from helpers.settings import Profile
@@ -111,7 +111,7 @@ def schedule(profile: Profile) -> style.Figure:
 def curves(all_rows: Sequence[Mapping], dataset: str) -> style.Figure | Markdown:
     """Validation top-1 by epoch for every method, pruning stages marked."""
     rows, methods = Rows(all_rows), (CONTROL, *INIT_METHODS)
-    wanted = (*((m, "") for m in methods), *((MAIN, v) for v in STAGE_SCORES))
+    wanted = (*((m, "") for m in methods), *((MAIN, v) for v in ONE_SCORE))
     found = {(m, v): row[0] for m, v in wanted if (row := rows.find(dataset, m, v))}
     found = {key: row for key, row in found.items() if row.get("log")}
     if not found:
@@ -127,7 +127,7 @@ def curves(all_rows: Sequence[Mapping], dataset: str) -> style.Figure | Markdown
         look = style.method(method)
         epoch = [entry["epoch"] + 1 for entry in row["log"]]
         drawn = {"mfc": "white", "lw": 1, "ls": STAGE_LINES[variant]} if variant else {}
-        text = look.label + (f",\n{STAGE_SCORES[variant]}" if variant else "")
+        text = look.label + (f",\n{ONE_SCORE[variant]}" if variant else "")
         shape = {"color": look.color, "ls": look.line, "marker": look.marker, "markersize": 4} | drawn
         axes.plot(epoch, [e["val_top1_pct"] for e in row["log"]], label=text, **shape)
     axes.set(xlabel="epochs trained", ylabel="validation top-1 (%)", xlim=(-0.15, None))

@@ -1,0 +1,72 @@
+"""What masks chosen before or while training cost and save: multiply-adds left, and time with and without their zeros."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from IPython.display import Markdown
+
+from helpers.report import style, tables
+from helpers.report.evidence import INIT_METHODS, Missing, Rows, name, value
+from helpers.report.saliency import MAIN
+from helpers.report.sentences import absent, told
+from helpers.report.tables import Table
+
+TIMES = ("latency_ms", "sparse_latency_ms", "latency_batch128_ms", "sparse_latency_batch128_ms")
+
+
+def costs_seen(all_rows: Sequence[dict]) -> Markdown:
+    """Equal parameters, unequal work."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        found = {m: row[0] for m in INIT_METHODS if (row := rows.find(dataset, m))}
+        if len(found) < 2:
+            raise Missing(f"fewer than two methods on {style.dataset(dataset)}")
+        cut = {m: value(row, "macs") / value(row, "effective_macs") for m, row in found.items()}
+        most, least = max(cut, key=cut.get), min(cut, key=cut.get)
+        best = max(found, key=lambda m: found[m]["top1_pct"])
+        return (
+            f"On {style.dataset(dataset)} the same share of weights leaves very different work: {name(most)} cuts the MACs "
+            f"{cut[most]:.1f}×, {name(least)} {cut[least]:.1f}×. The most accurate, {name(best)}, cuts them {cut[best]:.1f}×."
+        )
+
+    return told(rows, tell)
+
+
+def latencies(all_rows: Sequence[dict]) -> Table | Markdown:
+    """The same masked network run densely and on its non-zeros only."""
+    rows, lines, reasons = Rows(all_rows), {}, {}
+    for dataset in rows.datasets:
+        for method in INIT_METHODS:
+            for row in rows.find(dataset, method)[:1]:
+                lines[dataset, method] = row
+                reasons |= {((dataset, method), c): why for c in TIMES if (why := (row.get("reasons") or {}).get(c))}
+    if not lines:
+        return absent("latency")
+    frame = pd.DataFrame(
+        [[line.get(column) for column in ("effective_macs", *TIMES)] for line in lines.values()],
+        pd.MultiIndex.from_tuples(lines, names=["dataset", "method"]),
+        ["effective_macs", *TIMES],
+    )
+    device = "; ".join(sorted({str(row["device"]) for row in lines.values()}))
+    return tables.table(
+        frame, f"Latency of the masked networks, run densely and on their non-zeros ({device}).", reasons=reasons,
+        best={"sparse_latency_ms": "min", "sparse_latency_batch128_ms": "min"},
+    )  # fmt: skip
+
+
+def latency_seen(all_rows: Sequence[dict]) -> Markdown:
+    """What skipping zeros gains for these masks."""
+    rows = Rows(all_rows)
+
+    def tell(dataset: str) -> str:
+        row = rows.one(dataset, MAIN)
+        one = value(row, "latency_ms") / value(row, "sparse_latency_ms")
+        many = value(row, "latency_batch128_ms") / value(row, "sparse_latency_batch128_ms")
+        bound = value(row, "macs") / value(row, "effective_macs")
+        return (
+            f"On {style.dataset(dataset)} the network of {name(MAIN)} runs {one:.2f}× as fast on its non-zeros as densely at "
+            f"batch 1 and {many:.2f}× at batch 128; skipping every zero for free would give {bound:.2f}×."
+        )
+
+    return told(rows, tell)
