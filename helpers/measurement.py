@@ -7,9 +7,10 @@ bytes, one MAC one multiply-add. Networks are measured in inference mode and in 
 import copy
 import io
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from helpers.energy import energy
 from helpers.memory import MIB, memory
 from helpers.models import VGG
 
+Name = TypeVar("Name", bound=Hashable)
 BATCH = 128
 LATER = "not measured: left to a pass in which nothing else runs on the machine"
 
@@ -141,32 +143,34 @@ def _without(module: str) -> Iterator[None]:
 
 
 def latency(
-    callables: Mapping[str, Callable[[Tensor], Tensor]],
-    batch: Tensor,
+    callables: Mapping[Name, Callable[[Tensor], Tensor]],
+    batch: Tensor | Mapping[Name, Tensor],
     *,
     threads: int | None = None,
     min_seconds: float = 2.0,
     rounds: int = 5,
-) -> dict[str, Latency]:
-    """Time a call of each on `batch`, at least `min_seconds` each, with `threads` (default: torch's setting).
+) -> dict[Name, Latency]:
+    """Time a call of each on `batch`, or on its own of several, at least `min_seconds` each.
 
-    They take turns, in `rounds` short blocks each, forwards and backwards, so that a drift of the machine's speed
-    hits all alike: compare only what one call returned. Calls much shorter than a millisecond are timed several at a
-    time, and the 90th percentile is then one of such groups.
+    `threads` is torch's setting unless given. They take turns, in `rounds` short blocks each, forwards and backwards, so
+    that a drift of the machine's speed hits all alike: compare only what one call returned. Calls much shorter than a
+    millisecond are timed several at a time, and the 90th percentile is then one of such groups.
     """
     threads = threads or torch.get_num_threads()
+    batches = batch if isinstance(batch, Mapping) else dict.fromkeys(callables, batch)
     timers = {
-        name: Timer("call(batch)", globals={"call": c, "batch": batch}, num_threads=threads) for name, c in callables.items()
+        name: Timer("call(batch)", globals={"call": call, "batch": batches[name]}, num_threads=threads)
+        for name, call in callables.items()
     }
-    times: dict[str, list[float]] = {name: [] for name in callables}
+    times: dict[Name, list[float]] = {name: [] for name in callables}
     runs = dict.fromkeys(callables, 0)
     modules = [c for c in callables.values() if isinstance(c, nn.Module) and c.training]
     for module in modules:
         module.eval()
     with torch.inference_mode():
-        for call in callables.values():
+        for name, call in callables.items():
             for _ in range(3):  # first calls pick kernels and reorder weights
-                call(batch)
+                call(batches[name])
         for turn in range(rounds):
             for name in list(timers)[:: 1 if turn % 2 == 0 else -1]:
                 block = timers[name].blocked_autorange(min_run_time=min_seconds / rounds)

@@ -21,21 +21,19 @@ def pending(key: RowKey) -> dict[str, str]:
 
 
 def measure(profile: Profile, keys: Sequence[RowKey], *, again: bool = False, seconds: float | None = None) -> None:
-    """Fill memory, latency and energy of the rows whose networks are on disk, data set by data set, dense beside them.
+    """Fill memory, latency and energy of the rows whose networks are on disk, all in one run.
 
-    Networks of one data set are timed interleaved, so that a drift of the machine hits all alike. Rows measured before
-    are left alone unless `again`.
+    Networks of all data sets are timed interleaved, so that a drift of the machine hits all alike and ratios of one data
+    set can be set beside another's. Rows measured before are left alone unless `again`.
     """
-    seconds = seconds or profile.timing_seconds
-    for dataset in profile.datasets:
-        wanted: dict[RowKey, dict] = {}
-        for key in keys:
-            row = results.load_row(profile.name, key, budget.made_with(profile, key)) if key.dataset == dataset else None
-            on_disk = settings.network_path(profile.name, dataset, key.row_id).is_file()
-            if row is not None and on_disk and timed(key) and (again or row["latency_ms"] is None):
-                wanted[key] = row
-        if wanted:
-            _measure_dataset(profile, dataset, wanted, seconds)
+    wanted: dict[RowKey, dict] = {}
+    for key in keys:
+        row = results.load_row(profile.name, key, budget.made_with(profile, key))
+        on_disk = settings.network_path(profile.name, key.dataset, key.row_id).is_file()
+        if row is not None and on_disk and timed(key) and (again or row["latency_ms"] is None):
+            wanted[key] = row
+    if wanted:
+        _measure(profile, wanted, seconds or profile.timing_seconds)
 
 
 def timed(key: RowKey) -> bool:
@@ -45,22 +43,25 @@ def timed(key: RowKey) -> bool:
     return key.seed == 0 and (not key.variant or key.method == "lasso_channels")
 
 
-def _measure_dataset(profile: Profile, dataset: str, wanted: dict[RowKey, dict], seconds: float) -> None:
-    networks = {key: models.load(settings.network_path(profile.name, dataset, key.row_id)) for key in wanted}
-    splits = data.load(dataset)
-    any_network = next(iter(networks.values()))
-    one, many = (measurement.images_for(any_network, splits.test, count) for count in (1, measurement.BATCH))
+def _measure(profile: Profile, wanted: dict[RowKey, dict], seconds: float) -> None:
+    images = {dataset: data.load(dataset).test for dataset in {key.dataset for key in wanted}}
+    networks = {key: models.load(settings.network_path(profile.name, key.dataset, key.row_id)) for key in wanted}
+    one, many = (
+        {key: measurement.images_for(network, images[key.dataset], count) for key, network in networks.items()}
+        for count in (1, measurement.BATCH)
+    )
     unavailable = convolution.available()
-    runs: dict[str, Callable] = {f"dense {key.row_id}": networks[key].to(one.device) for key in wanted}
+    runs: dict[tuple[str, RowKey], Callable] = {("dense", key): networks[key].to(one[key].device) for key in wanted}
     for key, row in wanted.items():
         if row["size_bitmask_mib"] is not None and unavailable is None:
-            runs[f"sparse {key.row_id}"] = convolution.compile_sparse(networks[key])
-    single = measurement.latency(runs, one, min_seconds=seconds)
-    batched = measurement.latency(runs, many, min_seconds=seconds)
+            runs["sparse", key] = convolution.compile_sparse(networks[key])
+    single, batched = (
+        measurement.latency(runs, {run: batches[run[1]] for run in runs}, min_seconds=seconds) for batches in (one, many)
+    )
     for key, row in wanted.items():
-        dense, sparse = f"dense {key.row_id}", f"sparse {key.row_id}"
-        used = measurement.memory(networks[key], many)
-        spent, why = measurement.energy(networks[key], many, seconds=seconds)
+        dense, sparse = ("dense", key), ("sparse", key)
+        used = measurement.memory(networks[key], many[key])
+        spent, why = measurement.energy(networks[key], many[key], seconds=seconds)
         reasons = {"energy_mj": why} if spent is None else {}
         if sparse not in runs:
             why_not = f"not measured: {unavailable}" if unavailable else "not measured: the network has no zeros to skip"

@@ -126,6 +126,13 @@ def test_latency_interleaves_and_orders_what_it_times():
     assert sum(latency.runs for latency in timed.values()) <= len(order)
 
 
+def test_latency_gives_each_its_own_batch():
+    got = {"first": set(), "second": set()}
+    calls = {name: lambda batch, name=name: got[name].add(int(batch)) for name in got}
+    measurement.latency(calls, {"first": torch.tensor(1), "second": torch.tensor(2)}, min_seconds=0.001, rounds=1)
+    assert got == {"first": {1}, "second": {2}}
+
+
 def test_latency_uses_the_threads_and_the_mode_it_is_told():
     seen = set()
 

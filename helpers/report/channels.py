@@ -165,11 +165,6 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
     return told(rows, tell)
 
 
-def _same_network(row: Mapping, other: Mapping) -> bool:
-    """Whether two rows time the same work: equal widths, whatever the weights."""
-    return row["dataset"] == other["dataset"] and row.get("widths") == other["widths"]
-
-
 # Ablations --------------------------------------------------------------------------------------------------------
 
 
@@ -204,7 +199,7 @@ def ablations_seen(all_rows: Sequence[dict]) -> Markdown:
                 )
         if not said:
             raise Missing(f"no ablation on {style.dataset(dataset)}")
-        twins = [r["latency_batch128_ms"] for r in rows.all if _same_network(r, main) and r.get("latency_batch128_ms")]
+        twins = rows.equal_work(main, "latency_batch128_ms")
         if twins and (odd := rows.find(dataset, MAIN, "unrounded")) and odd[0].get("latency_batch128_ms"):
             ratio = odd[0]["latency_batch128_ms"] / np.median(twins)
             said.append(

@@ -1,6 +1,7 @@
 """Looking rows up for the claims: what is asked for is found, or a `Missing` says what is not there and why."""
 
 from collections.abc import Iterable, Mapping
+from statistics import median
 from typing import NamedTuple
 
 from helpers.report import style, tables
@@ -15,6 +16,8 @@ FORMATS = {
 }
 INIT_METHODS = ("grasp_iterative", "grasp", "snip", "synflow", "magnitude_init", "random")
 COSTS = ("parameters", "MACs", "bytes", "latency")
+SHAPE = ("dataset", "params", "macs")  # equal in networks of equal widths
+TIMES = {"latency": "latency_batch128_ms", "single": "latency_ms"}  # at batch 128, at batch 1
 
 
 class Missing(LookupError):
@@ -54,8 +57,18 @@ class Rows:
                 raise Missing(f"the row of {name(row['method'])} does not say which test images were right")
         return compare(a, b, self.all)
 
+    def equal_work(self, row: Mapping, column: str) -> list[float]:
+        """The times of all networks without masks that have the row's shape: dense kernels do the same work for them."""
+        unmasked = (r for r in self.all if r.get("target_sparsity_pct") is None and r.get(column) is not None)
+        return [r[column] for r in unmasked if all(r.get(key) == row.get(key) for key in SHAPE)]
+
+    def read(self, row: Mapping, column: str) -> float:
+        """A measured column; a time on dense kernels as the median over `equal_work`, since what tells those apart is noise."""
+        own, masked = value(row, column), row.get("target_sparsity_pct") is not None
+        return own if masked or column not in TIMES.values() else median(self.equal_work(row, column))
+
     def cost(self, row: Mapping, kind: str) -> float:
-        """What a network costs: non-zero parameters, MACs that touch a kept weight, bytes (MiB), ms at batch 128."""
+        """What a network costs: non-zero parameters, MACs that touch a kept weight, bytes (MiB), ms at batch 128 or 1."""
         if kind == "parameters":
             return value(row, "nonzero_params")
         if kind == "MACs":
@@ -64,9 +77,11 @@ class Rows:
             return smallest_file(row).mib
         # fine-tuning moves values, not zeros: the time is that of the same masks right after pruning
         twins = [r for r in self.find(row["dataset"], row["method"], "curve") if r["sparsity_pct"] == row["sparsity_pct"]]
-        columns = ("latency_batch128_ms", "sparse_latency_batch128_ms")
-        times = [r[column] for r in (row, *twins) for column in columns if r.get(column) is not None]
-        return min(times) if times else value(row, columns[0])
+        column = TIMES[kind]
+        if row.get("target_sparsity_pct") is None:
+            return self.read(row, column)
+        times = [r[c] for r in (row, *twins) for c in (column, f"sparse_{column}") if r.get(c) is not None]
+        return min(times) if times else value(row, column)
 
     def best_at_initialization(self, dataset: str) -> list[Mapping]:
         """The rows of the most accurate method that prunes before or during training from scratch."""

@@ -136,7 +136,7 @@ def _structured(rows: Rows, datasets: list[str]) -> Finding:
     each = partial(_each, datasets)
 
     def ratio(dataset: str, column: str) -> float:
-        return value(rows.one(dataset, "dense"), column) / value(rows.one(dataset, STRUCTURED), column)
+        return rows.read(rows.one(dataset, "dense"), column) / rows.read(rows.one(dataset, STRUCTURED), column)
 
     gaps = {d: rows.compare(rows.seeds(d, STRUCTURED), rows.seeds(d, "dense_finetuned")) for d in datasets}
     text = f"Top-1 against the fine-tuned dense network: {each(lambda d: brief(gaps[d]))}."

@@ -89,9 +89,9 @@ def decisions(rows: Sequence[Mapping], dataset: str) -> Table | Markdown:
     kept, near = "without a loss beyond the noise", f"losing at most {COSTLY:g} points"
     for need, (kind, label) in NEEDS.items():
         measured = [
-            (spent, row) for spent, row in _costs(known, dataset, kind) if row["method"] not in ("dense", "dense_finetuned")
+            (spent, row) for spent, row in points(known, dataset, kind) if row["method"] not in ("dense", "dense_finetuned")
         ]
-        base = next((spent for spent, row in _costs(known, dataset, kind) if row["method"] == "dense"), None)
+        base = next((spent for spent, row in points(known, dataset, kind) if row["method"] == "dense"), None)
         line: dict = {"I need": need, "Measured by": label}
         for heading, fits in (
             (kept, lambda row: not _loses(known, row, control)),
@@ -118,16 +118,6 @@ def decisions(rows: Sequence[Mapping], dataset: str) -> Table | Markdown:
     )
 
 
-def _costs(rows: Rows, dataset: str, kind: str) -> list[tuple[float, Mapping]]:
-    if kind != "single":
-        return points(rows, dataset, kind)
-    found = []
-    for row in candidates(rows, dataset):
-        times = [row[c] for c in ("latency_ms", "sparse_latency_ms") if row.get(c) is not None]
-        found += [(min(times), row)] if times else []
-    return found
-
-
 def _loses(rows: Rows, row: Mapping, control: list[Mapping]) -> bool:
     compared = compare([row], control, rows.all)
     return compared.decided and compared.difference < 0
@@ -144,7 +134,7 @@ def decisions_seen(rows: Sequence[Mapping]) -> Markdown:
             ratio = value(dense, "size_mib") / smallest_file(pruned).mib
             text = f"{name(MAGNITUDE)} makes the file {number_text(ratio, 2)} times smaller at {signed(gap)} points"
             small = known.one(dataset, STRUCTURED)
-            speed = value(dense, "latency_batch128_ms") / value(small, "latency_batch128_ms")
+            speed = known.cost(dense, "latency") / known.cost(small, "latency")
             gap = known.compare(known.seeds(dataset, STRUCTURED), control).difference
             text += f"; {name(STRUCTURED)} runs {number_text(speed, 2)} times faster at {signed(gap)} points"
             lines.append(f"- {style.dataset(dataset)}: {text}.")

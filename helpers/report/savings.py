@@ -86,7 +86,8 @@ def activations(widths: Sequence[int | str], image_size: int = 32) -> int:
 def ratios(rows: Rows, dataset: str) -> dict[str, float]:
     """How many times less of each cost than the dense network; a cost that was not measured is left out."""
     row, dense = rows.one(dataset, MAIN), rows.one(dataset, "dense")
-    found = {name: dense[column] / row[column] for name, column in RATIOS.items() if dense.get(column) and row.get(column)}
+    measured = {name: column for name, column in RATIOS.items() if dense.get(column) and row.get(column)}
+    found = {name: rows.read(dense, column) / rows.read(row, column) for name, column in measured.items()}
     return found | {"Activations": activations(full_widths(row)) / activations(row["widths"])}
 
 
