@@ -40,7 +40,7 @@ def timed(key: RowKey) -> bool:
     """Whether a row's network is timed: not one that differs from a timed one in nothing that time depends on."""
     if key.variant == "curve":  # the speed at many sparsities: one allocation tells it
         return key.method == "layerwise_magnitude"
-    return key.seed == 0 and (not key.variant or key.method == "lasso_channels")
+    return key.seed == 0 and (not key.variant or key.method in ("lasso_channels", "grasp_iterative"))
 
 
 def _measure(profile: Profile, wanted: dict[RowKey, dict], seconds: float) -> None:

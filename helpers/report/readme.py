@@ -1,11 +1,12 @@
 """The README's result table, written from the study's rows: `python -m helpers.report.readme`."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from helpers import files, results, settings
 from helpers.report import assignment, style
+from helpers.report.evidence import Missing, Rows
 
 BEGIN, END = "<!-- results: written by `python -m helpers.report.readme` -->", "<!-- end of results -->"
 METHODS = (
@@ -21,41 +22,50 @@ METHODS = (
     "lasso_channels_from_scratch",
 )
 VARIANTS = {"grasp_iterative": {"preserving": "absolute score"}}  # beside the main row: variant → what the label adds
+COLUMNS = (
+    *("data set", "network", "sparsity %", "file MiB", "MACs M", "effective MACs M", "times as fast"),
+    *("epochs", "top-1 %", "write-up's top-1 %"),
+)
 MISSING = "–"
 
 
 def table(rows: Sequence[dict]) -> str:
     """Rows of the first seed of every data set as Markdown, the write-up's top-1 beside ours."""
-    datasets = list(dict.fromkeys(row["dataset"] for row in rows))
-    lines = [
-        "| data set | network | sparsity % | file MiB | MACs M | effective MACs M | epochs | top-1 % | write-up's top-1 % |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
-    ]
-    for dataset in datasets:
-        found = {(row["method"], row["variant"]): row for row in rows if row["dataset"] == dataset and row["seed"] == 0}
+    known, lines = Rows(rows), [f"| {' | '.join(COLUMNS)} |", f"| --- | --- |{' ---: |' * (len(COLUMNS) - 2)}"]
+    for dataset in known.datasets:
         for method in METHODS:
             for variant in ("", *VARIANTS.get(method, ())):
-                lines.append("| " + " | ".join(_cells(dataset, method, variant, found.get((method, variant)))) + " |")
+                lines.append(f"| {' | '.join(_cells(known, dataset, method, variant))} |")
     return "\n".join(lines)
 
 
-def _cells(dataset: str, method: str, variant: str, row: dict | None) -> list[str]:
+def _cells(rows: Rows, dataset: str, method: str, variant: str) -> list[str]:
     theirs = None if variant else assignment.reported(dataset, method, "top1_pct")
     label = style.method(method).label + (f", {VARIANTS[method][variant]}" if variant else "")
     first = [style.dataset(dataset), label]
     last = f"{theirs:.2f}" if theirs is not None else MISSING
+    row = next(iter(rows.find(dataset, method, variant)), None)
     if row is None:
-        return [*first, *[MISSING] * 5, "not computed yet", last]
+        return [*first, *[MISSING] * (len(COLUMNS) - 4), "not computed yet", last]
     return [
         *first,
         f"{row['sparsity_pct']:.2f}",
         f"{row['size_mib']:.2f}",
         f"{row['macs'] / 1e6:.1f}",
         f"{row['effective_macs'] / 1e6:.1f}",
+        _times_as_fast(rows, row),
         f"{row['epochs']}",
         f"**{row['top1_pct']:.2f}**",
         last,
     ]
+
+
+def _times_as_fast(rows: Rows, row: Mapping) -> str:
+    """The dense network's time at batch 128 over this one's, each on its fastest kernel."""
+    try:
+        return f"{rows.cost(rows.one(row['dataset'], 'dense'), 'latency') / rows.cost(row, 'latency'):.2f}"
+    except Missing:
+        return MISSING
 
 
 def updated(text: str, rows: Sequence[dict]) -> str:
