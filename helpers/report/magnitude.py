@@ -76,7 +76,9 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
         for method in CURVE_METHODS[1:]:
             if peer := rows.find(dataset, method):
                 shown = phrase(compare(pruned, peer, rows.all), "layer-wise", "it")
-                said.append(f"{style.method(method).label.capitalize()} at the same sparsity: {shown}.")
+                work = value(peer[0], "effective_macs") / value(row, "effective_macs")
+                label = style.method(method).label.capitalize()
+                said.append(f"{label} at the same sparsity: {shown}; it keeps {work:.2f}× the multiply-adds.")
         return said
 
     return told(rows, tell)

@@ -184,8 +184,8 @@ def compression_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
             near = [r for r in tuned if r["top1_pct"] >= control[0]["top1_pct"] - points]
             last = tuned[-1]
             text += (
-                f"Fine-tuned for {epochs_text(last['epochs'])}, {len(near)} of {len(tuned)} points lie within {points:g} point "
-                f"of the fine-tuned dense network (which had {control[0]['epochs']}); the sparsest, "
+                f"Fine-tuned for {epochs_text(last['epochs'])}, {len(near)} of {len(tuned)} sparsities stay within {points:g} "
+                f"point of the fine-tuned dense network (which had {control[0]['epochs']}); the sparsest, "
                 f"{last['sparsity_pct']:.2f} %, reaches {last['top1_pct']:.2f} %."
             )
         return text.strip()
