@@ -1,8 +1,11 @@
 """Labels beside the lines and points they name, instead of a legend to look them up in."""
 
+import itertools
+
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colors, patheffects
+from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 from sklearn.isotonic import isotonic_regression
 
@@ -34,7 +37,7 @@ def direct_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]], *
 
 
 def scatter_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]]) -> None:
-    """Write (x, y, text, colour) next to the points they name, each where it covers least of the others.
+    """Write (x, y, text, colour) next to the points they name, each where it covers least of the others and of lines.
 
     Call it after the axis limits are final.
     """
@@ -43,6 +46,7 @@ def scatter_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]]) 
     labels = sorted(labels, key=lambda label: -label[1])  # from the top down, so that lines cross little
     points = [axes.transData.transform((x, y)) for x, y, *_ in labels]
     taken = [Bbox.from_extents(px - 6 * scale, py - 6 * scale, px + 6 * scale, py + 6 * scale) for px, py in points]
+    taken += [box for line in axes.lines if line.get_drawstyle() == "default" for box in _along(line, 2 * scale)]
     for (x, y, text, color), point in zip(labels, points, strict=True):
         ink = text_color(color)
         line = {"arrowstyle": "-", "color": ink, "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4}
@@ -59,6 +63,17 @@ def scatter_labels(axes: plt.Axes, labels: list[tuple[float, float, str, str]]) 
         style = {"ha": "left" if right > 0 else "right", "va": "center", "fontsize": 9, "color": ink, "path_effects": HALO}
         axes.annotate(text, (x, y), (right, up), textcoords="offset points", arrowprops=line if abs(up) > FAR else None, **style)
         taken.append(box)
+
+
+def _along(line: Line2D, half: float) -> list[Bbox]:
+    """Boxes side by side along a line, `half` pixels to each side of it."""
+    corners = line.get_transform().transform(np.column_stack(line.get_data(orig=False)))
+    boxes = []
+    for (x0, y0), (x1, y1) in itertools.pairwise(corners):
+        for t in np.linspace(0, 1, max(2, int(np.hypot(x1 - x0, y1 - y0) / (2 * half)))):
+            x, y = x0 + t * (x1 - x0), y0 + t * (y1 - y0)
+            boxes.append(Bbox.from_extents(x - half, y - half, x + half, y + half))
+    return boxes
 
 
 def _shared_area(a: Bbox, b: Bbox) -> float:
