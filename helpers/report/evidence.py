@@ -83,6 +83,10 @@ class Rows:
         times = [r[c] for r in (row, *twins) for c in (column, f"sparse_{column}") if r.get(c) is not None]
         return min(times) if times else value(row, column)
 
+    def gain(self, row: Mapping, kind: str) -> float:
+        """How many times less than the dense network a network costs."""
+        return self.cost(self.one(row["dataset"], "dense"), kind) / self.cost(row, kind)
+
     def best_at_initialization(self, dataset: str) -> list[Mapping]:
         """The rows of the most accurate method that prunes before or during training from scratch."""
         groups = [rows for method in INIT_METHODS if (rows := self.find(dataset, method))]

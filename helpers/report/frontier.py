@@ -88,10 +88,9 @@ def decisions(rows: Sequence[Mapping], dataset: str) -> Table | Markdown:
         return absent(f"what to use when on {style.dataset(dataset)}")
     kept, near = "without a loss beyond the noise", f"losing at most {COSTLY:g} points"
     for need, (kind, label) in NEEDS.items():
-        measured = [
-            (spent, row) for spent, row in points(known, dataset, kind) if row["method"] not in ("dense", "dense_finetuned")
-        ]
-        base = next((spent for spent, row in points(known, dataset, kind) if row["method"] == "dense"), None)
+        costs = points(known, dataset, kind)
+        measured = [(spent, row) for spent, row in costs if row["method"] not in ("dense", "dense_finetuned")]
+        base = next((spent for spent, row in costs if row["method"] == "dense"), None)
         line: dict = {"I need": need, "Measured by": label}
         for heading, fits in (
             (kept, lambda row: not _loses(known, row, control)),
@@ -134,7 +133,7 @@ def decisions_seen(rows: Sequence[Mapping]) -> Markdown:
             ratio = value(dense, "size_mib") / smallest_file(pruned).mib
             text = f"{name(MAGNITUDE)} makes the file {number_text(ratio, 2)} times smaller at {signed(gap)} points"
             small = known.one(dataset, STRUCTURED)
-            speed = known.cost(dense, "latency") / known.cost(small, "latency")
+            speed = known.gain(small, "latency")
             gap = known.compare(known.seeds(dataset, STRUCTURED), control).difference
             text += f"; {name(STRUCTURED)} runs {number_text(speed, 2)} times faster at {signed(gap)} points"
             lines.append(f"- {style.dataset(dataset)}: {text}.")

@@ -63,7 +63,7 @@ def _cells(rows: Rows, dataset: str, method: str, variant: str) -> list[str]:
 def _times_as_fast(rows: Rows, row: Mapping) -> str:
     """The dense network's time at batch 128 over this one's, each on its fastest kernel."""
     try:
-        return f"{rows.cost(rows.one(row['dataset'], 'dense'), 'latency') / rows.cost(row, 'latency'):.2f}"
+        return f"{rows.gain(row, 'latency'):.2f}"
     except Missing:
         return MISSING
 

@@ -54,7 +54,7 @@ def _gains(rows: Rows, dataset: str, kind: str) -> dict[str, tuple[float, float]
     for method in SHOWN:
         control = "dense_from_scratch" if style.method(method).family == style.INIT else "dense_finetuned"
         try:
-            gain = rows.cost(rows.one(dataset, "dense"), kind) / rows.cost(rows.one(dataset, method), kind)
+            gain = rows.gain(rows.one(dataset, method), kind)
             lost = mean(rows.seeds(dataset, method), "top1_pct") - mean(rows.seeds(dataset, control), "top1_pct")
         except Missing:
             continue
