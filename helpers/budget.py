@@ -18,7 +18,7 @@ def recipe(profile: Profile, key: RowKey) -> Recipe | None:
         case ("dense_finetuned", _):
             epochs, steps = profile.finetune_epochs, tune
         case ("layerwise_magnitude" | "global_magnitude" | "uniform_magnitude", variant):
-            if _from_initialization(key):
+            if from_initialization(key.method, key.variant):
                 epochs, steps = profile.init_epochs, init
             else:
                 epochs, steps = {"curve": 0, "curve_finetuned": profile.curve_epochs}.get(variant, profile.finetune_epochs), tune
@@ -31,11 +31,16 @@ def recipe(profile: Profile, key: RowKey) -> Recipe | None:
     return Recipe(epochs, *steps, seed=key.seed) if epochs else None
 
 
-def _from_initialization(key: RowKey) -> bool:
-    """Whether the row's training starts from new weights, not from the trained dense network."""
-    if key.method in ("layerwise_magnitude", "global_magnitude", "uniform_magnitude"):
-        return key.variant in ("reinitialized", "rewound")
-    return key.method not in ("dense_finetuned", "lasso_channels", "l1_filters", "random_channels")
+def from_initialization(method: str, variant: str = "") -> bool:
+    """Whether a row's training starts from new weights, not from the trained dense network."""
+    if method in ("layerwise_magnitude", "global_magnitude", "uniform_magnitude"):
+        return variant in ("reinitialized", "rewound")
+    return method not in ("dense_finetuned", "lasso_channels", "l1_filters", "random_channels")
+
+
+def dense_key(profile: Profile, dataset: str) -> RowKey:
+    """The row of the dense network that every method after training starts from."""
+    return RowKey(dataset, "dense", seed=profile.seeds[0])
 
 
 def made_with(profile: Profile, key: RowKey) -> dict:
@@ -46,11 +51,13 @@ def made_with(profile: Profile, key: RowKey) -> dict:
         "width_divisor": profile.width_divisor,
         "weights": profile.weights,
     }
-    if budget and _from_initialization(key):
+    if budget and from_initialization(key.method, key.variant):
         start = profile.start_of(key.dataset)
         shared |= {"dropout": start.dropout} | ({} if start.large_head else {"initialization": models.INITIALIZATION})
     elif budget:
         shared["dropout"] = profile.dropout
+    if profile.weights == "train" and key.method not in plan.INIT_METHODS and key != (dense := dense_key(profile, key.dataset)):
+        shared["dense"] = made_with(profile, dense)
     if key.method == "layerwise_magnitude":
         shared["scan_images"] = profile.scan_images
     if key.method == "grasp_iterative":

@@ -21,26 +21,50 @@ class Hook(Protocol):
 
 
 def write(
-    path: Path, network: nn.Module, optimizer: torch.optim.SGD, hook: Hook | None, recipe: Mapping, logs: Sequence[Mapping]
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.SGD,
+    hook: Hook | None,
+    recipe: Mapping,
+    logs: Sequence[Mapping],
+    *,
+    made_with: str = "",
 ) -> None:
-    """Store the state after the epochs in `logs`; `recipe` says what it may be continued with."""
+    """Store the state after the epochs in `logs`; `recipe` and `made_with` say what it may be continued with.
+
+    `made_with` stands for all that decided the network before its training and is in neither the recipe nor its shapes.
+    """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for name, parameter in network.named_parameters():
         tensors[f"momentum.{name}"] = optimizer.state[parameter].get("momentum_buffer", torch.zeros_like(parameter))
     for name, tensor in (hook.state_dict() if hook else {}).items():
         tensors[f"hook.{name}"] = tensor
-    files.save_tensors(path, tensors, {"recipe": json.dumps(dict(recipe)), "logs": json.dumps(list(logs))})
+    described = {"recipe": json.dumps(dict(recipe)), "made_with": made_with, "logs": json.dumps(list(logs))}
+    files.save_tensors(path, tensors, described)
 
 
-def resume(path: Path, network: nn.Module, optimizer: torch.optim.SGD, hook: Hook | None, recipe: Mapping) -> list[dict]:
+def resume(
+    path: Path,
+    network: nn.Module,
+    optimizer: torch.optim.SGD,
+    hook: Hook | None,
+    recipe: Mapping,
+    *,
+    made_with: str = "",
+) -> list[dict]:
     """Restore the state in place and return the logs of the epochs that are done.
 
-    A damaged file, or one of another recipe or network, is named and not used: no logs, nothing restored.
+    A damaged file, or one of another recipe, other settings (`made_with`) or another network, is named and not used: no
+    logs, nothing restored.
     """
     try:
         tensors, described = files.load_tensors(path)
-        stored, logs = json.loads(described["recipe"]), json.loads(described["logs"])
-    except (files.CorruptFile, KeyError, ValueError) as error:
+        logs = json.loads(described["logs"])
+        same = json.loads(described["recipe"]) == dict(recipe) and described["made_with"] == made_with
+    except KeyError as error:
+        progress.say(f"{path} does not say its {error}; training starts again")
+        return []
+    except ValueError as error:  # files.CorruptFile is one
         progress.say(f"{error}; training starts again")
         return []
     parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}, "hook": {}}
@@ -48,8 +72,8 @@ def resume(path: Path, network: nn.Module, optimizer: torch.optim.SGD, hook: Hoo
         part, _, rest = name.partition(".")
         parts.setdefault(part, {})[rest] = tensor
     shapes = {name: tensor.shape for name, tensor in parts["network"].items()}
-    if stored != dict(recipe) or shapes != {name: tensor.shape for name, tensor in network.state_dict().items()}:
-        progress.say(f"{path} belongs to another recipe or network; training starts again")
+    if not same or shapes != {name: tensor.shape for name, tensor in network.state_dict().items()}:
+        progress.say(f"{path} belongs to another recipe, other settings or another network; training starts again")
         return []
     network.load_state_dict(parts["network"])
     for name, parameter in network.named_parameters():

@@ -4,10 +4,11 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
-from helpers import budget, data, files, machine, models, plan, pretrained, progress, settings, training
+from helpers import budget, data, files, machine, models, plan, pretrained, progress, results, settings, training
 from helpers.models import VGG
 from helpers.pruning import channels, scan, widths
 from helpers.results import RowKey, settings_hash
@@ -47,10 +48,10 @@ class Context:
     def dense(self) -> VGG:
         """The trained dense network every method after training starts from; trained once where the profile says so."""
         if self.profile.weights == "local":
-            return self._ready(pretrained.load(self.key.dataset))
+            return self._ready(self._given())
         path = settings.network_path(self.profile.name, self.key.dataset, "dense")
-        main = Context(self.profile, RowKey(self.key.dataset, "dense", seed=self.profile.seeds[0]))
-        made_with = settings_hash(budget.made_with(self.profile, main.key))
+        main = Context(self.profile, budget.dense_key(self.profile, self.key.dataset))
+        made_with = main.made_with
         # not the lock of the row "dense", which its maker holds while it calls this
         with files.lock(settings.lock_path(self.profile.name, self.key.dataset, "dense-weights")):
             if models.metadata(path).get("settings_hash") == made_with:
@@ -61,7 +62,20 @@ class Context:
             network = main.new_network()
             main.fit(network)
             models.save(network, path, settings_hash=made_with)
+            main.checkpoint_path.unlink(missing_ok=True)
             return self._ready(models.load(path))
+
+    def _given(self) -> VGG:
+        """The network of the local weights file; ValueError when the rows that exist were made from another."""
+        network = pretrained.load(self.key.dataset)
+        row = results.load_row(self.profile.name, budget.dense_key(self.profile, self.key.dataset))
+        if row and row.get("weights_digest", digest := files.digest_of(network.state_dict())) != digest:
+            raise ValueError(
+                f"{settings.weights_path(self.key.dataset)} is not the network that the rows in "
+                f"{settings.results_dir(self.profile.name)} start from; put that file back, or set RESULTS_DIR and BUILD_DIR to "
+                "new folders to study another network"
+            )
+        return network
 
     def _ready(self, network: VGG) -> VGG:
         network.set_dropout(self.profile.dropout)
@@ -71,15 +85,25 @@ class Context:
     def weights_name(self) -> str:
         return f"given, {self.key.dataset}" if self.profile.weights == "local" else f"trained, {self.profile.dense_epochs} epochs"
 
+    @property
+    def made_with(self) -> str:
+        """The hash of every setting that decides the row's network."""
+        return settings_hash(budget.made_with(self.profile, self.key))
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return settings.checkpoint_path(self.profile.name, self.key.dataset, self.key.row_id)
+
     def fit(self, network: VGG, hook: training.Hook | None = None) -> list[EpochLog]:
-        """Train for the row's budget, resumable."""
+        """Train for the row's budget, resumable; whoever stores the network removes the file at `checkpoint_path`."""
         return training.fit(
             network,
             self.splits.train,
             budget.recipe(self.profile, self.key),
             val=self.splits.val,
             hook=hook,
-            checkpoint=settings.checkpoint_path(self.profile.name, self.key.dataset, self.key.row_id),
+            checkpoint=self.checkpoint_path,
+            made_with=self.made_with,
             label=f"{self.key.dataset} {self.key.row_id}",
         )
 

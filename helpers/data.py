@@ -14,6 +14,7 @@ from helpers.models import Normalization
 
 SPLIT_SEED = 0
 VALIDATION_IMAGES = 5000
+DRAWN = ", validation images drawn here"
 CROP_PADDING = 4
 DOWNLOADED = {"cifar10": "cifar-10-batches-py", "cifar100": "cifar-100-python"}  # torchvision's folders
 
@@ -35,7 +36,8 @@ class Split:
 
 @dataclass(frozen=True)
 class Splits:
-    """train fits weights, val makes every decision, test is read once for a row."""
+    """train fits weights, val makes every decision, test makes none: a row reads it at its end, one that trains a pruned or
+    given network also before."""
 
     name: str
     train: Split
@@ -138,12 +140,13 @@ def _from_parquet(name: str, directory: Path) -> Splits:
     train = parquet.read(name, directory / "train.parquet", 50_000)
     test = parquet.read(name, directory / "test.parquet", 10_000)
     listed = directory / "validation.csv"
-    held_out = _listed_rows(listed, len(train.labels)) if listed.is_file() else _stratified(train.labels, VALIDATION_IMAGES)
+    drawn = not listed.is_file()  # a network trained elsewhere may have seen images that are held out only here
+    held_out = _stratified(train.labels, VALIDATION_IMAGES) if drawn else _listed_rows(listed, len(train.labels))
     kept, val = _divide(train.images, train.labels, held_out)
     total, lossy = len(train.labels) + len(test.labels), train.lossy + test.lossy
     # rounded down: 98.108 % must not read as "all but 1.9 %" of a larger figure
     exact = f"{int(1000 * (total - lossy) / total) / 10:.1f} % of images pixel-exact" if lossy else "all images pixel-exact"
-    source = f"{name.upper().replace('CIFAR', 'CIFAR-')} from Parquet, {exact}"
+    source = f"{name.upper().replace('CIFAR', 'CIFAR-')} from Parquet, {exact}{DRAWN if drawn else ''}"
     return Splits(name, kept, val, Split(test.images, test.labels), train.classes, source)
 
 
@@ -170,7 +173,9 @@ def _from_torchvision(name: str) -> Splits:
         ) from None
     train, test = (Split(torch.from_numpy(p.data).permute(0, 3, 1, 2).contiguous(), torch.tensor(p.targets)) for p in parts)
     kept, val = _divide(train.images, train.labels, _stratified(train.labels, VALIDATION_IMAGES))
-    return Splits(name, kept, val, test, tuple(parts[0].classes), f"{name.upper().replace('CIFAR', 'CIFAR-')} from torchvision")
+    return Splits(
+        name, kept, val, test, tuple(parts[0].classes), f"{name.upper().replace('CIFAR', 'CIFAR-')} from torchvision{DRAWN}"
+    )
 
 
 def _torchvision_datasets():

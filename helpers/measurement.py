@@ -1,4 +1,4 @@
-"""What a network costs and how right it is: size, MACs, memory, latency, energy, accuracy.
+"""What a network costs: size, MACs and latency; memory and energy are reachable from here.
 
 Every figure is read, never derived from a wish: what cannot be read is None with a reason, never 0. MiB is 2**20
 bytes, one MAC one multiply-add. Networks are measured in inference mode and in their own dtype.
@@ -9,7 +9,7 @@ import io
 import sys
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TypeVar
 
 import numpy as np
@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.benchmark import Timer
 
-from helpers import data, training
+from helpers import data
 from helpers.energy import energy
 from helpers.memory import MIB, memory
 from helpers.models import VGG
+
+__all__ = ["BATCH", "LATER", "Latency", "energy", "file_size", "images_for", "latency", "macs_aten", "memory"]
 
 Name = TypeVar("Name", bound=Hashable)
 BATCH = 128
@@ -34,58 +36,6 @@ class Latency:
     median_ms: float
     p90_ms: float
     runs: int
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Fields named as the columns of a row; None where not measured, with the reason in `reasons[column]`."""
-
-    size_mib: float
-    macs: int
-    peak_memory_mib: float | None
-    average_memory_mib: float | None
-    latency_ms: float | None
-    latency_p90_ms: float | None
-    latency_batch128_ms: float | None
-    energy_mj: float | None
-    top1_pct: float
-    top5_pct: float
-    reasons: Mapping[str, str] = field(default_factory=dict)
-
-    def columns(self) -> dict[str, float | int | None]:
-        """The measured columns of a row, without the reasons."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "reasons"}
-
-
-def measure(
-    network: VGG, split: data.Split, *, quiet: bool = True, accuracy: training.Accuracy | None = None, seconds: float = 2.0
-) -> Measurement:
-    """Measure `network` on the images of `split`: accuracy on all of them, costs at batch 1 and 128.
-
-    Memory is that of batch 128; energy is per image at batch 128. With quiet=False other work runs beside this, and
-    memory, latency and energy are left out. `accuracy` is evaluated unless it is given. `seconds` of timing a figure.
-    """
-    accuracy = accuracy or training.evaluate(network, split)
-    costs: dict[str, float | None] = dict.fromkeys(
-        ("peak_memory_mib", "average_memory_mib", "latency_ms", "latency_p90_ms", "latency_batch128_ms", "energy_mj")
-    )
-    reasons = dict.fromkeys(costs, LATER)
-    if quiet:
-        one, many = images_for(network, split, 1), images_for(network, split, BATCH)
-        used = memory(network, many)
-        single, batched = (latency({"": network}, batch, min_seconds=seconds)[""] for batch in (one, many))
-        spent, reason = energy(network, many, seconds=seconds)
-        costs = {
-            "peak_memory_mib": used.peak_mib,
-            "average_memory_mib": used.average_mib,
-            "latency_ms": single.median_ms,
-            "latency_p90_ms": single.p90_ms,
-            "latency_batch128_ms": batched.median_ms,
-            "energy_mj": spent,
-        }
-        reasons = {"energy_mj": reason} if spent is None else {}
-    right = {"top1_pct": accuracy.top1_pct, "top5_pct": accuracy.top5_pct}
-    return Measurement(file_size(network), macs_aten(network), **costs, **right, reasons=reasons)
 
 
 def images_for(network: VGG, split: data.Split, count: int) -> Tensor:

@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 
 MIB = 2**20
 CPU_METHOD = "live bytes of the CPU allocator over one forward pass (torch.profiler), weights and input included"
-CUDA_METHOD = "CUDA allocator: its peak, and its live bytes read after every layer"
+CUDA_METHOD = "CUDA allocator: its peak, and its live bytes read after every layer, weights and input included, no other tensors"
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,9 @@ def memory(network: Callable[[Tensor], Tensor], batch: Tensor) -> Memory:
     """Peak and time-averaged memory of one forward pass of `batch`.
 
     On a GPU from the allocator's statistics; on a CPU from every allocation and release during the pass, exact in its
-    peak, on top of the tensors that `network` and `batch` hold. Memory that a library takes past torch's allocator is
-    not seen. Works for any callable that holds its tensors in attributes, lists or dicts.
+    peak. Both on top of the tensors that `network` and `batch` hold: what else lies on the device, of other networks or
+    kept by libraries, is not counted. Memory that a library takes past torch's allocator is not seen. Works for any
+    callable that holds its tensors in attributes, lists or dicts.
     """
     with torch.inference_mode(), evaluating(network):
         network(batch)  # lazy initialisation is no part of a pass
@@ -100,10 +101,11 @@ def _memory_cuda(network: Callable, batch: Tensor) -> Memory:
         readings.append((time.perf_counter(), torch.cuda.memory_allocated(batch.device)))
 
     torch.cuda.synchronize(batch.device)
+    others = torch.cuda.memory_allocated(batch.device) - held_bytes(network, batch)  # other networks, libraries' workspaces
     torch.cuda.reset_peak_memory_stats(batch.device)
     network(batch)
     torch.cuda.synchronize(batch.device)
-    peak = torch.cuda.max_memory_allocated(batch.device)
+    peak = torch.cuda.max_memory_allocated(batch.device) - others
     if not isinstance(network, nn.Module):
         return Memory(peak / MIB, None, CUDA_METHOD)
     # the average from a second pass: reading after every layer slows it, yet changes no peak
@@ -117,7 +119,8 @@ def _memory_cuda(network: Callable, batch: Tensor) -> Memory:
             handle.remove()
     times, live = np.array(readings).T
     # what is alive after a layer was alive while it ran
-    return Memory(peak / MIB, float((live[1:] * np.diff(times)).sum() / np.diff(times).sum()) / MIB, CUDA_METHOD)
+    average = float((live[1:] * np.diff(times)).sum() / np.diff(times).sum()) - others
+    return Memory(peak / MIB, average / MIB, CUDA_METHOD)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
-from helpers import machine, models, plan, settings, training
+from helpers import files, machine, models, plan, settings, training
 from helpers.context import PER_CLASS, Context
 from helpers.models import VGG
 from helpers.pruning import channels, comparison, saliency, schedule, sensitivity
@@ -29,9 +29,9 @@ class Outcome:
 
 def _dense(context: Context) -> Outcome:
     network = context.dense()
-    if context.key.variant:
+    if context.key.variant.startswith("normalization="):
         network.normalization = _named_normalization(context.key.variant)
-    return Outcome(network, weights=context.weights_name)
+    return Outcome(network, weights=context.weights_name, extras={"weights_digest": files.digest_of(network.state_dict())})
 
 
 def _dense_finetuned(context: Context) -> Outcome:
@@ -39,6 +39,13 @@ def _dense_finetuned(context: Context) -> Outcome:
     outcome.untrained = training.evaluate(outcome.network, context.splits.test)
     outcome.logs = context.fit(outcome.network)
     return outcome
+
+
+def _fit_masked(context: Context, outcome: Outcome, masks: Masks) -> None:
+    """Train the outcome's network under `masks`; a training that is continued keeps the masks it was begun with."""
+    hook = MaskHook(masks)
+    outcome.logs = context.fit(outcome.network, hook)
+    outcome.masks = hook.masks
 
 
 def _named_normalization(variant: str) -> models.Normalization:
@@ -63,12 +70,12 @@ def _magnitude(context: Context) -> Outcome:
         start = replace(key, seed=context.profile.seeds[0] if key.variant == "rewound" else key.seed + 1000)
         outcome.network = Context(context.profile, start).new_network()
         outcome.weights = f"initialised, seed {start.seed}"
-        outcome.logs = context.fit(outcome.network, MaskHook(masks))
+        _fit_masked(context, outcome, masks)
         return outcome
     masks.apply(network)
     outcome.untrained = training.evaluate(network, context.splits.test)
     if key.variant != "curve":
-        outcome.logs = context.fit(network, MaskHook(masks))
+        _fit_masked(context, outcome, masks)
     return outcome
 
 
@@ -98,12 +105,13 @@ def _from_initialization(context: Context) -> Outcome:
     )
     outcome.extras["scoring_seconds"] = time.perf_counter() - start
     if key.variant == "shuffled":
-        masks = saliency.masks_shuffled(masks, key.seed)
+        masks = masks.shuffled(key.seed)
     elif key.variant == "reinitialized":
         network = outcome.network = Context(context.profile, replace(key, seed=key.seed + 1000)).new_network()
+        before = comparison.gradient_norm(network, images, labels)  # of the network that is trained, as "after" is
     masks.apply(network)
     outcome.extras["gradient_norm"] = {"before": before, "after": comparison.gradient_norm(network, images, labels, masks)}
-    outcome.masks, outcome.logs = masks, context.fit(network, MaskHook(masks))
+    _fit_masked(context, outcome, masks)
     return outcome
 
 

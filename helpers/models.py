@@ -157,6 +157,11 @@ def weight_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     return {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
 
 
+def weights(network: nn.Module) -> dict[str, nn.Parameter]:
+    """What can be pruned, in forward order: state-dict name ("features.0.weight") → the parameter itself, not a copy."""
+    return {f"{name}.weight": layer.weight for name, layer in weight_layers(network).items()}
+
+
 @dataclass(frozen=True)
 class Layer:
     """One prunable layer at batch 1; a MAC is one multiply-add, biases and batch norm are not counted."""

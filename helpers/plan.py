@@ -12,7 +12,8 @@ WRONG_NORMALIZATIONS = ("none", "half", "imagenet")
 INIT_METHODS = ("snip", "random", "dense_from_scratch", "grasp_iterative", "grasp", "synflow", "magnitude_init")
 CURVE_PCT = (50.0, 75.0, 80.0, 87.5, 93.75, 96.875)  # 2×, 4×, 5×, 8×, 16×, 32× fewer weights
 CURVE_FINETUNED_PCT = (50.0, 75.0, 87.5, 93.75)
-MACS_CURVE = {"macs=2x": 2.0, "macs=4x": 4.0, "macs=12x": 12.0}  # beside the main row's 7.5×
+MACS_CURVE = {"macs=2x": 2.0, "macs=4x": 4.0, "macs=7.5x": None, "macs=12x": 12.0}  # None: the main row's budget of MACs
+SHORTER = "macs=7.5x"  # the main row's network, fine-tuned no longer than the dense control and the curve's others
 STAGE_SCORES = {  # variant of iterative GraSP → its score before training, and during it
     "": ("grasp", "grasp_preserving"),
     "preserving": ("grasp_absolute", "grasp_preserving"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from helpers import budget, data, measurement, models, results, settings
+from helpers import budget, data, files, machine, measurement, models, results, settings
 from helpers.results import RowKey
 from helpers.settings import Profile
 from helpers.sparse import convolution
@@ -12,7 +12,8 @@ COLUMNS = (
     *("latency_ms", "latency_p90_ms", "latency_batch128_ms", "sparse_latency_ms", "sparse_latency_batch128_ms"),
     *("peak_memory_mib", "average_memory_mib", "energy_mj"),
 )
-CHANGED = (*COLUMNS, "reasons", "device", "threads", "commit")  # what the quiet pass may change in a row
+# what the quiet pass may change in a row: `commit` and `torch` stay those that trained it
+CHANGED = (*COLUMNS, "reasons", "device", "threads", "dtype", "timed_commit", "timed_torch")
 
 
 def pending(key: RowKey) -> dict[str, str]:
@@ -24,16 +25,17 @@ def measure(profile: Profile, keys: Sequence[RowKey], *, again: bool = False, se
     """Fill memory, latency and energy of the rows whose networks are on disk, all in one run.
 
     Networks of all data sets are timed interleaved, so that a drift of the machine hits all alike and ratios of one data
-    set can be set beside another's. Rows measured before are left alone unless `again`.
+    set can be set beside another's. Times of two runs do not compare: where one row has none yet, or with `again`, all
+    rows of `keys` are timed. One process at a time.
     """
-    wanted: dict[RowKey, dict] = {}
-    for key in keys:
-        row = results.load_row(profile.name, key, budget.made_with(profile, key))
-        on_disk = settings.network_path(profile.name, key.dataset, key.row_id).is_file()
-        if row is not None and on_disk and timed(key) and (again or row["latency_ms"] is None):
-            wanted[key] = row
-    if wanted:
-        _measure(profile, wanted, seconds or profile.timing_seconds)
+    with files.lock(settings.lock_path(profile.name, "quiet")):
+        wanted: dict[RowKey, dict] = {}
+        for key in filter(timed, keys):
+            row = results.load_row(profile.name, key, budget.made_with(profile, key))
+            if row is not None and settings.network_path(profile.name, key.dataset, key.row_id).is_file():
+                wanted[key] = row
+        if again or any(row["latency_ms"] is None for row in wanted.values()):
+            _measure(profile, wanted, seconds or profile.timing_seconds)
 
 
 def timed(key: RowKey) -> bool:
@@ -50,7 +52,7 @@ def _measure(profile: Profile, wanted: dict[RowKey, dict], seconds: float) -> No
         {key: measurement.images_for(network, images[key.dataset], count) for key, network in networks.items()}
         for count in (1, measurement.BATCH)
     )
-    unavailable = convolution.available()
+    unavailable = "its kernels run on the CPU" if machine.device().type != "cpu" else convolution.available()
     runs: dict[tuple[str, RowKey], Callable] = {("dense", key): networks[key].to(one[key].device) for key in wanted}
     for key, row in wanted.items():
         if row["size_bitmask_mib"] is not None and unavailable is None:
@@ -58,6 +60,7 @@ def _measure(profile: Profile, wanted: dict[RowKey, dict], seconds: float) -> No
     single, batched = (
         measurement.latency(runs, {run: batches[run[1]] for run in runs}, min_seconds=seconds) for batches in (one, many)
     )
+    made = results.provenance()
     for key, row in wanted.items():
         dense, sparse = ("dense", key), ("sparse", key)
         used = measurement.memory(networks[key], many[key])
@@ -76,6 +79,7 @@ def _measure(profile: Profile, wanted: dict[RowKey, dict], seconds: float) -> No
             "average_memory_mib": used.average_mib,
             "energy_mj": spent,
             "reasons": reasons,
-            **results.provenance(),
+            **{name: made[name] for name in ("device", "threads", "dtype")},
+            **{f"timed_{name}": made[name] for name in ("commit", "torch")},
         }
         results.save_row(profile.name, key, row, row["settings"])

@@ -24,14 +24,15 @@ from helpers.sparse import storage
 MIB = 2**20
 
 
-def rows(profile: Profile, topic: str | None = None, *, compute_missing: bool | None = None) -> list[dict]:
-    """The rows of a topic that exist, in the plan's order, after computing the missing ones.
+def rows(profile: Profile, *topics: str, compute_missing: bool | None = None) -> list[dict]:
+    """Every row of the plan that exists, in the plan's order, after computing the missing ones of these topics (or of all).
 
-    By default only the demo computes what is missing; the larger profiles take hours and leave it to `make study`.
+    By default only the demo computes what is missing; the larger profiles take hours and leave it to `make study`. All
+    rows are returned, not only those of the topics: a figure is then the same on every page that shows it.
     """
-    planned = plan.plan(profile, topic)
+    planned = plan.plan(profile)
     if compute_missing if compute_missing is not None else profile.name == "demo":
-        for item in planned:
+        for item in (item for topic in topics or (None,) for item in plan.plan(profile, topic)):
             compute(profile, item.key)
         quiet.measure(profile, [item.key for item in planned])
     found = (results.load_row(profile.name, item.key, budget.made_with(profile, item.key)) for item in planned)
@@ -51,6 +52,7 @@ def compute(profile: Profile, key: RowKey) -> dict:
     """The row of `key`: the stored one, or made now, stored and returned. Only one process makes a row at a time."""
     settings.choose(f"variant of {key.method}", key.variant, plan.variants(key.method))
     made_with = budget.made_with(profile, key)
+    results.commit()  # looked up before the work, not after it: the tree may change meanwhile
     with files.lock(settings.lock_path(profile.name, key.dataset, key.row_id)):
         if (row := results.load_row(profile.name, key, made_with)) is not None:
             return row
@@ -133,8 +135,8 @@ def _sizes(network: VGG) -> dict[str, float]:
 def compare_masks(profile: Profile, dataset: str) -> dict[str, dict[str, dict[str, float]]]:
     """What the masks of every two saliency methods have in common (`comparison.matrix`).
 
-    Stored beside the rows, since a fresh clone has the rows and not the networks; made anew where networks are on disk
-    whose rows it does not come from.
+    Stored beside the rows, since a fresh clone has the rows and not the networks. Made anew where networks are on disk
+    whose rows it does not come from, unless others that it does come from are gone: it never loses what it knows.
     """
     path = settings.results_dir(profile.name) / f"{dataset}-masks.json"
     try:
@@ -142,17 +144,20 @@ def compare_masks(profile: Profile, dataset: str) -> dict[str, dict[str, dict[st
     except files.CorruptFile as error:
         progress.say(f"{error}")
         stored = {"made_with": {}, "matrix": {}}
-    on_disk, made_with = {}, {}
-    for item in plan.plan(profile, "saliency"):
-        network = settings.network_path(profile.name, dataset, item.key.row_id)
-        if item.key.dataset == dataset and item.key.sparsity_pct is not None and not item.key.variant and network.is_file():
-            row = results.load_row(profile.name, item.key, budget.made_with(profile, item.key))
-            if row is not None:
-                on_disk[item.key.method], made_with[item.key.method] = network, row["settings_hash"]
-    if not made_with.items() - stored["made_with"].items():
+    keys = [
+        item.key
+        for item in plan.plan(profile, "saliency")
+        if item.key.dataset == dataset and item.key.sparsity_pct is not None and not item.key.variant
+    ]
+    made = {key: results.load_row(profile.name, key, budget.made_with(profile, key)) for key in keys}
+    current = {key.method: row["settings_hash"] for key, row in made.items() if row is not None}
+    paths = {key.method: settings.network_path(profile.name, dataset, key.row_id) for key in keys}
+    on_disk = {method: paths[method] for method in current if paths[method].is_file()}
+    known = {method for method, made_from in stored["made_with"].items() if current.get(method) == made_from}
+    if not on_disk.keys() - known or known - on_disk.keys():
         return stored["matrix"]
     matrix = comparison.matrix({method: Masks.from_zeros(models.load(network)) for method, network in on_disk.items()})
-    files.save_json(path, {"made_with": made_with, "matrix": matrix})
+    files.save_json(path, {"made_with": {method: current[method] for method in on_disk}, "matrix": matrix})
     return matrix
 
 

@@ -15,6 +15,7 @@ import os
 import sys
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed
@@ -30,6 +31,10 @@ NARROW = 0.25  # an epoch of a network with few channels, in epochs of the dense
 OVERHEAD = 1.0  # scans, scores, selection and evaluation, in epochs
 WORKER = f'dask worker ADDRESS --nthreads 1 --resources "{RESOURCE}=1" --memory-limit 0'
 Made = tuple[dict, bytes | None]
+
+
+class OtherCode(ValueError):
+    """A worker's row was made with other settings or another version of rows than this machine's."""
 
 
 def cost(profile: Profile, key: RowKey) -> float:
@@ -87,7 +92,8 @@ def carry(network: bytes) -> bytes:
 def sweep(profile: Profile, keys: Sequence[RowKey], client: Client, *, networks: bool = False) -> dict[RowKey, str]:
     """Have every row of `keys` made that is not stored here, and store each as it arrives: {row that failed: why}.
 
-    With `networks`, the networks come back too (the quiet pass needs them).
+    With `networks`, the networks come back too (the quiet pass needs them). A row of a worker with other code counts as
+    failed.
     """
     wanted = [key for key in keys if results.load_row(profile.name, key, budget.made_with(profile, key)) is None]
     from_dense = [key for key in wanted if starts_from_dense(profile, key)]
@@ -128,9 +134,13 @@ def sweep(profile: Profile, keys: Sequence[RowKey], client: Client, *, networks:
             _write(settings.network_path(profile.name, what, "dense"), network)
             pending.update(submit_after_dense(what, network))
         else:
-            _accept(profile, what, *future.result())
-            done += 1
-            progress.say(f"{done}/{len(wanted)} rows: {what.dataset} {what.row_id}")
+            try:
+                _accept(profile, what, *future.result())
+            except OtherCode as error:  # of one worker: what the others make is good
+                failed[what] = str(error)
+            else:
+                done += 1
+                progress.say(f"{done}/{len(wanted)} rows: {what.dataset} {what.row_id}")
         future.release()
     return failed
 
@@ -140,17 +150,17 @@ def _names(keys: Iterable[RowKey]) -> list[str]:
 
 
 def _accept(profile: Profile, key: RowKey, row: dict, network: bytes | None) -> None:
-    """Store a row that arrived, unless it lies here already (a shared folder); ValueError when other code made it."""
+    """Store a row that arrived, unless it lies here already (a shared folder); OtherCode when other code made it."""
     made_with = budget.made_with(profile, key)
-    if row["version"] != results.VERSION or row["settings_hash"] != results.settings_hash(made_with):
-        raise ValueError(f"a worker made {key.row_id} with other code than this: bring all machines to one commit")
+    if row.get("version") != results.VERSION or row.get("settings_hash") != results.settings_hash(made_with):
+        raise OtherCode(f"a worker made {key.row_id} with other code than this: bring all machines to one commit")
     if network is not None and not settings.network_path(profile.name, key.dataset, key.row_id).is_file():
         _write(settings.network_path(profile.name, key.dataset, key.row_id), network)
     if results.load_row(profile.name, key, made_with) is None:
         results.save_row(profile.name, key, row, made_with)
 
 
-def _write(path, content: bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     with files.atomic(path) as temporary:
         temporary.write_bytes(content)
 

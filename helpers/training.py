@@ -75,14 +75,17 @@ def fit(
     val: data.Split | None = None,
     hook: Hook | None = None,
     checkpoint: Path | None = None,
+    made_with: str = "",
     normalization: Normalization | None = None,
     dtype: torch.dtype | None = None,
     label: str = "training",
 ) -> list[EpochLog]:
     """Train `network` in place and return one log an epoch.
 
-    With `checkpoint`, the whole state is written there after every epoch; a file left by an interrupted run of the
-    same recipe is continued from, and it is removed at the end. Images are normalised as the network says.
+    With `checkpoint`, the whole state is written there after every epoch but the last; a file left by an interrupted run
+    of the same recipe and the same `made_with` (what stands for the settings that decided `network` and `hook`) is
+    continued from. The file stays: its owner removes it once the trained network is stored, lest a crash between the
+    two cost the whole training. Images are normalised as the network says, unless `normalization` is given.
     Raises FloatingPointError when the loss is no longer finite.
     """
     where = next(network.parameters()).device
@@ -93,7 +96,8 @@ def fit(
     steps = max(1, len(train) // recipe.batch_size)
     logs: list[EpochLog] = []
     if checkpoint is not None and checkpoint.is_file():
-        logs = [EpochLog(**log) for log in checkpoints.resume(checkpoint, network, optimizer, hook, asdict(recipe))]
+        done = checkpoints.resume(checkpoint, network, optimizer, hook, asdict(recipe), made_with=made_with)
+        logs = [EpochLog(**log) for log in done]
     for epoch in range(len(logs), recipe.epochs):
         start = time.perf_counter()
         if hook is not None:
@@ -129,7 +133,8 @@ def fit(
             f"validation {val_top1 if val_top1 is not None else float('nan'):.2f} %, {seconds:.0f} s"
         )
         if checkpoint is not None and epoch + 1 < recipe.epochs:
-            checkpoints.write(checkpoint, network, optimizer, hook, asdict(recipe), [asdict(log) for log in logs])
+            so_far = [asdict(log) for log in logs]
+            checkpoints.write(checkpoint, network, optimizer, hook, asdict(recipe), so_far, made_with=made_with)
     if hook is not None:
         hook.after_step(network)
     network.eval()

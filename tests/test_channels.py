@@ -281,6 +281,31 @@ def test_a_singular_system_is_solved_and_says_how():
     assert kept.solver.startswith("none") and torch.equal(kept.W, torch.ones(3, 2))
 
 
+@pytest.mark.parametrize("broken", ["inputs", "outputs", "weights"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_an_error_and_no_perfect_fit(broken, number):
+    X, Y, W = torch.randn(50, 3, 4), torch.randn(50, 5), torch.randn(5, 12)
+    {"inputs": X, "outputs": Y, "weights": W}[broken].view(-1)[7] = number
+    statistics = reconstruction.Statistics(3, 4, 5)
+    statistics.add(X, Y)
+    if broken == "weights":
+        with pytest.raises(ValueError, match="not a finite number"):
+            reconstruction.relative_error(statistics.centred(), torch.arange(4), W)
+        with pytest.raises(ValueError, match="outputs of this layer are not finite"):
+            statistics.explained_by(W, torch.zeros(5))
+    else:
+        with pytest.raises(ValueError, match=f"{broken} of this layer are not finite"):
+            statistics.centred()
+
+
+def test_a_network_that_overflows_is_named_and_not_pruned():
+    net = network()
+    net.features[0].weight.data[0, 0, 0, 0] = float("nan")
+    for asymmetric in (True, False):
+        with pytest.raises(ValueError, match="not finite numbers"):
+            channels.prune(net, pictures(), HALF, asymmetric=asymmetric, samples=SAMPLES)
+
+
 # The whole network ------------------------------------------------------------------------------------------------
 
 HALF = tuple("M" if w == "M" else w // 2 for w in SMALL)

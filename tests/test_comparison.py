@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers import models, settings, study
-from helpers.pruning import comparison
+from helpers.pruning import comparison, scores
 from helpers.pruning.masks import Masks, keep_largest
 from helpers.results import RowKey
 
@@ -85,14 +85,31 @@ def test_gradient_norm_under_masks_leaves_pruned_weights_out(network, batch):
     mask.apply(pruned)
     masked = comparison.gradient_norm(network, images, labels, mask)
     assert masked == comparison.gradient_norm(pruned, images, labels, mask)
-    assert masked < comparison.gradient_norm(pruned, images, labels)  # that one also counts gradients at zeros
-    with pytest.raises(ValueError, match="batch_norm"):
+    everything = comparison.gradient_norm(network, images, labels, mask, over="all")
+    assert masked < everything == comparison.gradient_norm(pruned, images, labels)  # these also count gradients at zeros
+    with pytest.raises(ValueError, match="batch norm"):
         comparison.gradient_norm(network, images, labels, batch_norm="off")
+    with pytest.raises(ValueError, match="pruned"):
+        comparison.gradient_norm(network, images, labels, over="pruned")
+
+
+def test_the_promise_of_grasp_is_about_the_gradient_over_all_weights(network, batch):
+    """Remove the few weights of the smallest effect: ‖g‖² over all weights falls or grows by twice their scores."""
+    score = scores.grasp_score(network, *batch, temperature=1.0, batch_norm="eval")
+    mask = Masks(network, {name: weight.detach().abs() > 2e-3 for name, weight in models.weights(network).items()})
+    assert 0 < mask.total - mask.kept < 30
+
+    def squared(**options) -> float:
+        return comparison.gradient_norm(network, *batch, batch_norm="eval", **options) ** 2
+
+    promised = 2 * sum(float(part[~mask[name]].double().sum()) for name, part in score.items())
+    assert squared(masks=mask, over="all") - squared() == pytest.approx(promised, rel=0.1)
+    assert squared(masks=mask) - squared() != pytest.approx(promised, rel=0.5)
 
 
 def test_gradient_norm_in_chunks_is_the_norm_over_the_whole_batch(network, batch, monkeypatch):
     whole = comparison.gradient_norm(network, *batch, batch_norm="eval")
-    monkeypatch.setattr(comparison, "BATCH", 7)
+    monkeypatch.setattr(scores, "CHUNK", 7)
     assert comparison.gradient_norm(network, *batch, batch_norm="eval") == pytest.approx(whole, rel=1e-5)
 
 
@@ -121,5 +138,9 @@ def test_shared_weights_are_stored_and_survive_without_the_networks(tmp_path, mo
     assert found["snip"]["random"]["jaccard"] < 1 == found["snip"]["snip"]["jaccard"]
     for path in settings.network_path("demo", "digits", "any").parent.glob("*.safetensors"):
         path.unlink()
+    assert study.compare_masks(profile, "digits") == found
+    # a clone that has made one more method, and not the networks of the others, keeps what is known of those
+    hashes["synflow"] = "3"
+    models.save(network, settings.network_path("demo", "digits", RowKey("digits", "synflow", sparsity).row_id))
     assert study.compare_masks(profile, "digits") == found
     assert study.compare_masks(profile, "cifar10") == {}

@@ -88,20 +88,41 @@ def test_held_bytes_counts_each_storage_once_in_modules_and_plain_objects():
     assert memory.held_bytes(Packed().__call__) == 28 + 24 + 16
 
 
-def test_memory_on_a_gpu_reads_the_allocator(monkeypatch):
+def test_memory_on_a_gpu_counts_weights_input_and_the_pass_and_nothing_else(monkeypatch):
     network, batch = nn.Sequential(nn.Linear(4, 4), nn.ReLU()), torch.zeros(2, 4)
-    clock = iter([0.0, 1.0, 4.0])  # before, after the linear layer, after the ReLU
-    allocated = iter([10, 40, 20])
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 64 * memory.MIB)
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: next(allocated) * memory.MIB)
-    monkeypatch.setattr(memory.time, "perf_counter", lambda: next(clock))
-    used = memory._memory_cuda(network, batch)
-    assert (used.peak_mib, used.average_mib) == (64, pytest.approx((40 * 1 + 20 * 3) / 4))
-    assert not network[0]._forward_hooks
-    callable_only = memory._memory_cuda(lambda x: x, batch)
-    assert (callable_only.peak_mib, callable_only.average_mib) == (64, None)
+    held = memory.held_bytes(network, batch)
+    for others in (0, 7 * memory.MIB):  # of another network on the same device
+        clock = iter([0.0, 1.0, 4.0])  # before, after the linear layer, after the ReLU
+        allocated = iter([0, 0, 40 * memory.MIB, 20 * memory.MIB, 0])  # at the start, then the three, then the callable's
+
+        def now(device, allocated=allocated, others=others):
+            return next(allocated) + others + held
+
+        def peak(device, others=others):
+            return 64 * memory.MIB + others + held
+
+        monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", peak)
+        monkeypatch.setattr(torch.cuda, "memory_allocated", now)
+        monkeypatch.setattr(memory.time, "perf_counter", lambda clock=clock: next(clock))
+        used = memory._memory_cuda(network, batch)
+        expected = held / memory.MIB
+        assert used.peak_mib == pytest.approx(64 + expected)
+        assert used.average_mib == pytest.approx((40 * 1 + 20 * 3) / 4 + expected)
+        assert not network[0]._forward_hooks
+        callable_only = memory._memory_cuda(network.forward, batch)
+        assert (callable_only.peak_mib, callable_only.average_mib) == (pytest.approx(64 + expected), None)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_memory_on_a_real_gpu_does_not_depend_on_what_else_lies_there():
+    network, batch = small_network().cuda(), torch.zeros(32, 3, 32, 32, device="cuda")
+    alone = memory.memory(network, batch)
+    others = torch.zeros(50 * memory.MIB, device="cuda")
+    beside = memory.memory(network, batch)
+    assert others.is_cuda and beside.peak_mib == pytest.approx(alone.peak_mib, rel=0.01)
+    assert memory.held_bytes(network, batch) / memory.MIB < alone.average_mib < alone.peak_mib
 
 
 def test_latency_interleaves_and_orders_what_it_times():
@@ -250,25 +271,21 @@ def split():
     return data.Split(images, torch.randint(0, 10, (50,), generator=generator))
 
 
-def test_measure_fills_every_column_or_gives_the_reason(split):
+def test_measuring_leaves_every_bit_of_the_network_and_orders_what_must_be_ordered(split):
     network = small_network()
     weights = copy.deepcopy(network.state_dict())
-    measured = measurement.measure(network, split, seconds=0.05)
-    columns = measured.columns()
-    assert list(columns) == [
-        *("size_mib", "macs", "peak_memory_mib", "average_memory_mib", "latency_ms", "latency_p90_ms", "latency_batch128_ms"),
-        *("energy_mj", "top1_pct", "top5_pct"),
-    ]
-    missing = {name for name, value in columns.items() if value is None}
-    assert missing == set(measured.reasons) and missing <= {"energy_mj"}
-    assert all(value > 0 for name, value in columns.items() if name not in missing and not name.startswith("top"))
-    assert measured.latency_ms < measured.latency_batch128_ms and measured.peak_memory_mib > measured.size_mib
+    one, many = (measurement.images_for(network, split, count) for count in (1, measurement.BATCH))
+    single, batched = (measurement.latency({"": network}, batch, min_seconds=0.05)[""] for batch in (one, many))
+    assert 0 < single.median_ms < batched.median_ms
+    assert measurement.memory(network, many).peak_mib > measurement.file_size(network) > 0
+    spent, why = measurement.energy(network, many, seconds=0.05)
+    assert why and (spent is None or spent > 0)
+    assert measurement.macs_aten(network) > 0
     assert all(torch.equal(weights[name], tensor) for name, tensor in network.state_dict().items())
-    assert measurement.images_for(network, split, 128).shape == (128, 3, 32, 32)  # more than the split has
 
 
-def test_measure_beside_other_work_leaves_out_what_it_would_disturb(split):
-    measured = measurement.measure(small_network(), split, quiet=False)
-    assert {name for name, value in measured.columns().items() if value is None} == set(measured.reasons)
-    assert measured.latency_ms is measured.energy_mj is measured.peak_memory_mib is None
-    assert measured.macs > 0 and measured.size_mib > 0
+def test_images_are_repeated_where_the_split_has_fewer(split):
+    network = small_network()
+    batch = measurement.images_for(network, split, 128)
+    assert batch.shape == (128, 3, 32, 32)
+    assert torch.equal(batch[:50], data.normalize(split.images, network.normalization)) and torch.equal(batch[100:], batch[:28])

@@ -48,7 +48,8 @@ def test_equal_weights_are_not_equal_work():
 
 def test_one_score_at_every_stage_stands_beside_the_main_row():
     log = {"log": [{"epoch": e, "val_top1_pct": 60.0} for e in range(3)], "schedule": [{"epoch": 0}, {"epoch": 1}]}
-    rows = made({("grasp_iterative", ""): log})
+    rows = made({("grasp_iterative", ""): log, ("dense_from_scratch", ""): log})
+    assert "60.0, 60.0, 60.0 % validation top-1" in saliency.curves_seen(rows).data
     assert "absolute" not in saliency.curves_seen(rows).data
     main = next(r for r in rows if r["method"] == "grasp_iterative" and r["dataset"] == "cifar10")
     bits = next(r for r in rows if r["method"] == "dense_from_scratch" and r["dataset"] == "cifar10")
@@ -67,8 +68,13 @@ def test_a_promise_for_one_weight_is_held_against_many_at_once():
     assert found.left["absolute"][0] > 0.99 and found.left["random"][-1] < 0.5
     assert all(a <= b + 1e-9 for a, b in zip(found.promised[:3], found.promised[1:3], strict=False)) and found.promised[0] > 1
     assert "signed" in plots.at_once(found)._repr_html_()
-    kept = replace(found, left=found.left | {"signed": [2.0] * len(found.shares)})
+    # the removed weights have gradient too: the norm the promise speaks of is never below that of what is left
+    assert all(whole >= left for whole, left in zip(found.counted_all, found.left["signed"], strict=True))
+    kept = replace(found, counted_all=[2.0] * len(found.shares))
     assert "still points the right way" in gradient_flow.at_once_seen(kept).data
-    broken = replace(found, left=found.left | {"signed": [0.1] * len(found.shares), "absolute": [0.9] * len(found.shares)})
+    shares = len(found.shares)
+    left = found.left | {"signed": [0.1] * shares, "absolute": [0.9] * shares}
+    broken = replace(found, counted_all=[0.2] * shares, left=left)
     said = gradient_flow.at_once_seen(broken).data
-    assert "leaves 10 % of the gradient norm" in said and "Most is left by the absolute choice." in said
+    assert "leaves 10 % of the gradient norm (20 % with the removed weights" in said
+    assert "Most is left by the absolute choice." in said

@@ -280,11 +280,11 @@ def test_inverted_keeps_the_other_end(network, batch):
 def test_shuffled_masks_keep_each_layers_count(network, batch):
     masks = saliency.prune(network, "random", *batch, 0.7)
     before = {name: mask.clone() for name, mask in masks.items()}
-    shuffled = saliency.masks_shuffled(masks, 1)
+    shuffled = masks.shuffled(1)
     assert [layer.kept for layer in shuffled.table()] == [layer.kept for layer in masks.table()]
     assert any(not torch.equal(shuffled[name], masks[name]) for name in masks)
     assert all(torch.equal(before[name], masks[name]) for name in masks)
-    assert all(torch.equal(shuffled[name], saliency.masks_shuffled(masks, 1)[name]) for name in masks)
+    assert all(torch.equal(shuffled[name], masks.shuffled(1)[name]) for name in masks)
 
 
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 80.0, float("nan")])

@@ -34,6 +34,14 @@ def pruned(
     return network
 
 
+def sparse_conv2d(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, stride: int = 1, padding: int = 0) -> torch.Tensor:
+    """F.conv2d on the non-zeros of `weight` alone, in the layout that suits the number of images."""
+    op = layers.Operation("", weight, bias, stride, padding)
+    if layers.layout_of(len(x)) == layers.POSITIONS:
+        return layers.positions_step(op, *x.shape[1:])(x)
+    return kernels.from_images(layers.images_step(op, *x.shape[1:])(kernels.to_images(x, layers.lanes_of())), len(x))
+
+
 def close(ours: torch.Tensor, expected: torch.Tensor) -> bool:
     """Within 1e-4 of the largest value, and of the same shape."""
     scale = expected.abs().max().clamp(min=1e-6) if expected.numel() else 1
@@ -48,7 +56,7 @@ def close(ours: torch.Tensor, expected: torch.Tensor) -> bool:
     filters=st.integers(1, 20),
     height=st.integers(1, 19),
     width=st.integers(1, 19),
-    kernel=st.sampled_from([1, 3]),
+    kernel=st.sampled_from([1, 3, 5]),
     stride=st.sampled_from([1, 2]),
     padding=st.integers(0, 3),
     density=st.sampled_from([0.0, 0.05, 0.2, 0.6, 1.0]),
@@ -63,15 +71,15 @@ def test_convolution_equals_dense(batch, channels, filters, height, width, kerne
     weight *= torch.rand(weight.shape, generator=generator) < density
     weight[seed % filters] = 0  # one filter is always empty
     bias = torch.randn(filters, generator=generator)
-    assert close(convolution.sparse_conv2d(x, weight, bias, stride, padding), F.conv2d(x, weight, bias, stride, padding))
+    assert close(sparse_conv2d(x, weight, bias, stride, padding), F.conv2d(x, weight, bias, stride, padding))
 
 
 @needs_kernels
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize("size", [(3, 130), (70, 5), (1, 200)])
 def test_wide_and_high_maps(batch, size):
-    x, weight = torch.randn(batch, 3, *size), torch.randn(4, 3, 3, 3)
-    assert close(convolution.sparse_conv2d(x, weight, padding=1), F.conv2d(x, weight, padding=1))
+    x, weight, bias = torch.randn(batch, 3, *size), torch.randn(4, 3, 3, 3), torch.randn(4)
+    assert close(sparse_conv2d(x, weight, bias, padding=1), F.conv2d(x, weight, bias, padding=1))
 
 
 @needs_kernels
@@ -160,6 +168,21 @@ def test_wrong_input_and_wrong_plans_are_named():
         convolution.compile_sparse(pruned(), plan={"images": {"features.99": "dense"}})
 
 
+def test_a_network_that_is_not_on_the_cpu_is_refused_by_name():
+    network = models.VGG(4, (5, "M"), (), image_size=8).to("meta")
+    for refused in (convolution.compile_sparse, choice.table, lambda n: convolution.compile_sparse(n, plan={})):
+        with pytest.raises(ValueError, match="on the CPU, this one is on meta"):
+            refused(network)
+
+
+@pytest.mark.parametrize(("kept", "bucket"), [(0, 1), (1, 1), (200, 4), (201, 5), (950, 19), (999, 20), (1000, 20)])
+def test_a_density_is_measured_as_the_next_twentieth(kept, bucket):
+    weight = torch.zeros(10, 100)
+    weight.view(-1)[:kept] = 1
+    key = choice._key(layers.Operation("", weight, torch.zeros(10)), (100, 1, 1), "images")
+    assert key.endswith(f"density {bucket}/20")
+
+
 def _run(code: str, **environment: str) -> str:
     result = subprocess.run([sys.executable, "-c", code], env={**os.environ, **environment}, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
@@ -184,11 +207,37 @@ for batch in (1, 17):
     _run(code, CXX="no-such-compiler", SPARSE_CACHE=str(tmp_path))
 
 
-def test_a_failing_build_is_one_line(tmp_path):
-    code = (
-        "from helpers.sparse import kernels; reason = kernels.available(); assert reason and '\\n' not in reason; print(reason)"
-    )
+@needs_kernels
+def test_a_failing_build_is_one_line_and_is_not_tried_again(tmp_path):
+    code = """
+from helpers.sparse import kernels
+tried = []
+def fail(library, flags):
+    tried.append(flags)
+    raise RuntimeError("an error: no\\nmore")
+kernels._build = fail
+reasons = {kernels.available() for _ in range(3)}
+assert reasons == {"sparse kernels could not be built (an error: no): networks run dense"}, reasons
+assert len(tried) == len(kernels.FLAGS)
+"""
+    _run(code, SPARSE_CACHE=str(tmp_path))
+
+
+def test_a_compiler_that_does_not_run_is_one_line(tmp_path):
+    code = "from helpers.sparse import kernels; reason = kernels.available(); assert '\\n' not in reason; print(reason)"
     assert "could not be built" in _run(code, CXX="false", SPARSE_CACHE=str(tmp_path))
+
+
+@needs_kernels
+def test_flags_that_the_compiler_refuses_leave_the_next_ones(tmp_path):
+    code = """
+from helpers.sparse import kernels
+kernels.FLAGS, kernels.NARROW = (("-O0", "-fopenmp", "-fno-such-flag"), ("-O0", "-fopenmp")), {}
+assert kernels.available() is None, kernels.available()
+print(kernels.load().widest())
+"""
+    assert _run(code, SPARSE_CACHE=str(tmp_path)).strip().endswith("4")
+    assert len(list(tmp_path.glob("*.so"))) == 1 and not list(tmp_path.glob("building-*"))
 
 
 @needs_kernels

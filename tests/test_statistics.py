@@ -88,19 +88,42 @@ def test_rows_of_different_images_are_not_compared():
         statistics.mcnemar(row(bits(0.9)), row(bits(0.9, 400)))
 
 
+def seeds_of(**groups):
+    """Rows of methods with several seeds, given their accuracies."""
+    return [row(bits(t / 100), m, seed=s, top1_pct=t) for m, tops in groups.items() for s, t in enumerate(tops)]
+
+
 def test_seed_noise_is_pooled_from_seeds_where_there_are_enough():
-    groups = {"a": (90.0, 90.4), "b": (80.0, 80.2), "c": (70.0, 70.6)}
-    rows = [row(bits(t / 100), m, seed=s, top1_pct=t) for m, tops in groups.items() for s, t in enumerate(tops)]
-    noise = statistics.seed_noise(rows, "cifar10", 90, 10_000)
+    rows = seeds_of(snip=(90.0, 90.4), grasp=(80.0, 80.2), random=(70.0, 70.6))
+    noise = statistics.seed_noise(rows, "cifar10", True, 90, 10_000)
     assert noise.sd == pytest.approx(np.sqrt((0.4**2 + 0.2**2 + 0.6**2) / 2 / 3)) and "3 methods" in noise.source
-    few = statistics.seed_noise(rows[:4], "cifar10", 93.5, 10_000)
+    # three degrees of freedom reach Student's 3.18 standard deviations, not 1.96
+    assert noise.freedom == 3 and noise.reach() == pytest.approx(3.1824 * noise.sd, rel=1e-4)
+    few = statistics.seed_noise(rows[:4], "cifar10", True, 93.5, 10_000)
     assert few.sd == pytest.approx(0.19) and "published" in few.source
     # fewer images and an accuracy nearer to one half are noisier
-    assert statistics.seed_noise([], "digits", 93.5, 400).sd == pytest.approx(0.19 * 5)
-    assert statistics.seed_noise([], "cifar100", 66.0, 10_000).sd > 0.3
+    assert statistics.seed_noise([], "digits", True, 93.5, 400).sd == pytest.approx(0.19 * 5)
+    assert statistics.seed_noise([], "cifar100", True, 66.0, 10_000).sd > 0.3
     # two budgets of one method are not two seeds of it
     budgets = [row(bits(0.9), epochs=e, seed=s, top1_pct=80.0 + e) for e, s in ((1, 0), (2, 1), (3, 2), (9, 3))]
-    assert "published" in statistics.seed_noise(budgets, "cifar10", 90, 10_000).source
+    assert "published" in statistics.seed_noise(budgets, "cifar10", True, 90, 10_000).source
+
+
+def test_seeds_of_fine_tuned_networks_say_nothing_of_trainings_from_nothing():
+    rows = seeds_of(dense_finetuned=(90.0, 90.1), layerwise_magnitude=(90.0, 90.1), lasso_channels=(88.0, 88.1))
+    assert "3 methods" in statistics.seed_noise(rows, "cifar10", False, 90, 10_000).source
+    assert "published" in statistics.seed_noise(rows, "cifar10", True, 90, 10_000).source
+
+
+def test_one_win_among_many_comparisons_has_to_be_clearer():
+    base = bits(0.90)
+    better = row(flipped(base, 230, 130), epochs=0)
+    alone, among = (statistics.compare([better], [row(base, epochs=0)], tests=n) for n in (1, 9))
+    assert alone.decided and alone.difference == among.difference
+    assert among.total.low < alone.total.low and among.alpha == pytest.approx(0.05 / 9)
+    weak = row(flipped(base, 133, 95), epochs=0)  # p = 0.014
+    assert statistics.compare([weak], [row(base, epochs=0)]).decided
+    assert not statistics.compare([weak], [row(base, epochs=0)], tests=9).decided
 
 
 def test_a_large_difference_is_one_and_a_small_one_is_undecided():

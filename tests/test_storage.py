@@ -19,7 +19,7 @@ def small(seed: int = 0, sparsity: float = 0.8, widths=(6, "M", 5, "M"), hidden=
     torch.manual_seed(seed)
     network = models.VGG(classes, widths, hidden, image_size=8, normalization=models.NORMALIZATIONS["half"]).eval()
     with torch.no_grad():
-        for weight in storage._weights(network).values():
+        for weight in models.weights(network).values():
             weight[torch.rand(weight.shape) < sparsity] = 0
         for module in network.modules():
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -75,8 +75,8 @@ def test_loading_leaves_the_random_numbers_alone(tmp_path):
 def test_half_precision_values_are_rounded_to_half_and_refused_beyond_its_range(tmp_path):
     network = small()
     storage.save(network, tmp_path / "n", "bitmask_fp16")
-    for name, weight in storage._weights(storage.load(tmp_path / "n")).items():
-        assert torch.equal(weight, storage._weights(network)[name].half().float())
+    for name, weight in models.weights(storage.load(tmp_path / "n")).items():
+        assert torch.equal(weight, models.weights(network)[name].half().float())
     with torch.no_grad():
         network.features[0].weight[0, 0, 0, 0] = 1e6
     with pytest.raises(ValueError, match="fp16"):
@@ -85,9 +85,9 @@ def test_half_precision_values_are_rounded_to_half_and_refused_beyond_its_range(
 
 def test_sizes_are_those_of_the_formats_and_above_the_bound(tmp_path):
     network = small(widths=(32, "M", 64, "M"), hidden=(64,))
-    n = sum(w.numel() for w in storage._weights(network).values())
-    k = sum(int((w != 0).sum()) for w in storage._weights(network).values())
-    rest = sum(t.nbytes for name, t in network.state_dict().items() if name not in storage._weights(network))
+    n = sum(w.numel() for w in models.weights(network).values())
+    k = sum(int((w != 0).sum()) for w in models.weights(network).values())
+    rest = sum(t.nbytes for name, t in network.state_dict().items() if name not in models.weights(network))
     sizes = {name: storage.save(network, tmp_path / name, name) for name in storage.FORMATS}
     payload = {"dense": 4 * n, "coo": 12 * k, "csr": 8 * k, "bitmask": n / 8 + 4 * k, "bitmask_fp16": n / 8 + 2 * k}
     for name, expected in payload.items():
@@ -98,10 +98,10 @@ def test_sizes_are_those_of_the_formats_and_above_the_bound(tmp_path):
 def test_the_bound_of_one_layer_is_the_number_of_its_patterns():
     network = models.VGG(2, (1, "M"), (), image_size=2)
     with torch.no_grad():
-        for weight in storage._weights(network).values():
+        for weight in models.weights(network).values():
             weight.zero_()
         network.features[0].weight.flatten()[:9] = 1  # 9 of 27; nothing of the 2 of the linear layer
-    rest = sum(t.nbytes for name, t in network.state_dict().items() if name not in storage._weights(network))
+    rest = sum(t.nbytes for name, t in network.state_dict().items() if name not in models.weights(network))
     # 27 over 9 is 4,686,825, between 2^22 and 2^23: 9 · 32 + 22.2 bits are 39 bytes
     assert storage.entropy_bound(network) == rest + 39
 
@@ -232,7 +232,7 @@ def test_a_tiny_file_cannot_ask_for_a_large_network(tmp_path):
     """Consistent in every count, 20 layers of 1024 × 1024 × 9 without one kept weight: 750 MB from a few hundred kB."""
     with torch.device("meta"):
         network = models.VGG(2, [1024] * 21 + ["M"], (), image_size=2)
-    weights = storage._weights(network)
+    weights = models.weights(network)
     tensors = {name: torch.zeros(t.shape, dtype=t.dtype) for name, t in network.state_dict().items() if name not in weights}
     for name in weights:
         tensors |= {f"{name}.indices": torch.zeros(0, dtype=torch.int64), f"{name}.values": torch.zeros(0)}

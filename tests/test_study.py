@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from helpers import budget, measurement, methods, plan, quiet, results, settings, study, training
+from helpers import budget, measurement, methods, plan, pretrained, quiet, results, settings, study, training
 from helpers.context import Context
-from helpers.pruning import schedule
+from helpers.pruning import comparison, schedule
+from helpers.pruning.masks import Masks
 from helpers.results import RowKey
 
 TINY = replace(
@@ -118,16 +119,82 @@ def test_a_dense_network_of_other_settings_is_trained_again(own_folders):
     assert not torch.equal(first.features[0].weight, longer.features[0].weight)
 
 
+def test_no_checkpoint_outlives_what_it_was_for(own_folders):
+    study.compute(TINY, RowKey("digits", "layerwise_magnitude", 80.33))  # trains the dense network on its way
+    assert settings.network_path("demo", "digits", "dense").is_file()
+    assert not list(settings.checkpoint_path("demo", "digits", "any").parent.glob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("method", "variant"), [("global_magnitude", ""), ("layerwise_magnitude", "reinitialized"), ("snip", "")]
+)
+def test_a_row_tells_the_masks_its_training_was_begun_with(own_folders, monkeypatch, method, variant):
+    other = {}
+
+    def resumed(self, network, hook=None):
+        other.update({name: mask.roll(1) for name, mask in hook.state_dict().items()})
+        hook.load_state_dict(other)
+        return []
+
+    context = Context(TINY, RowKey("digits", method, 80.0, variant=variant))
+    context.dense()
+    monkeypatch.setattr(Context, "fit", resumed)
+    masks = methods.MAKERS[method](context).masks
+    assert all(torch.equal(masks[name], mask) for name, mask in other.items())
+
+
+def test_gradient_norms_of_a_reinitialized_row_are_both_of_the_network_that_is_trained(own_folders, monkeypatch):
+    trained = []
+    monkeypatch.setattr(Context, "fit", lambda self, network, hook: trained.append(network) or [])
+    key = RowKey("digits", "snip", 80.0, variant="reinitialized")
+    norms = methods.MAKERS["snip"](Context(TINY, key)).extras["gradient_norm"]
+    start = Context(TINY, replace(key, seed=key.seed + 1000)).new_network()
+    assert norms["before"] == comparison.gradient_norm(start, *Context(TINY, key).scoring_batch(start))
+    kept = Masks.from_zeros(trained[0])
+    assert norms["after"] == pytest.approx(comparison.gradient_norm(start, *Context(TINY, key).scoring_batch(start), kept))
+
+
+def test_a_row_names_the_settings_of_the_dense_network_it_starts_from():
+    longer = replace(TINY, dense_epochs=9)
+    for key in (RowKey("digits", "lasso_channels"), RowKey("digits", "dense", variant="normalization=half")):
+        assert budget.made_with(TINY, key) != budget.made_with(longer, key)
+    own = RowKey("digits", "snip", 80.0)
+    assert budget.made_with(TINY, own) == budget.made_with(longer, own)
+
+
+def test_another_weights_file_does_not_mix_with_the_rows_that_exist(own_folders, monkeypatch):
+    given, key = replace(TINY, weights="local"), RowKey("digits", "dense")
+    network = Context(given, key).new_network()
+    monkeypatch.setattr(pretrained, "load", lambda dataset: network)
+    assert study.compute(given, key)["weights_digest"]
+    Context(given, RowKey("digits", "dense_finetuned")).dense()
+    with torch.no_grad():
+        network.features[0].weight.add_(1)
+    with pytest.raises(ValueError, match="not the network that the rows in .* start from"):
+        Context(given, RowKey("digits", "dense_finetuned")).dense()
+
+
+def test_one_row_without_times_has_all_timed_again_in_one_run(own_folders, monkeypatch):
+    keys = [RowKey("digits", "dense"), RowKey("digits", "layerwise_magnitude", 80.33)]
+    together = []
+    monkeypatch.setattr(quiet, "_measure", lambda profile, wanted, seconds: together.append(set(wanted)))
+    for key in keys:
+        study.compute(TINY, key)
+    quiet.measure(TINY, keys)
+    assert together == [set(keys)]
+
+
 def test_the_quiet_pass_fills_the_costs_and_nothing_else(own_folders):
     keys = [RowKey("digits", "dense"), RowKey("digits", "layerwise_magnitude", 80.33)]
     before = [study.compute(TINY, key) for key in keys]
     quiet.measure(TINY, keys, seconds=0.01)
     for key, old in zip(keys, before, strict=True):
         row = results.load_row("demo", key)
+        assert row["commit"] == old["commit"] and row["timed_commit"] == results.commit()
         assert row["latency_ms"] > 0 and row["latency_batch128_ms"] > row["latency_ms"] and row["peak_memory_mib"] > 0
         assert (row["sparse_latency_ms"] is None) == ("sparse_latency_ms" in row["reasons"])
         assert row["energy_mj"] is None or row["energy_mj"] > 0
-        assert {name for name in old if old[name] != row[name]} <= set(quiet.CHANGED)
+        assert {name for name in row if old.get(name) != row[name]} <= set(quiet.CHANGED)
 
 
 def test_larger_profiles_say_what_is_missing_instead_of_training(own_folders, monkeypatch):

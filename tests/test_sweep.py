@@ -87,6 +87,22 @@ def test_rows_of_other_code_are_refused(tmp_path, monkeypatch):
         sweep._accept(PROFILE, KEYS[3], row, None)
 
 
+def test_a_stale_workers_row_is_named_and_the_others_are_stored(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "worker"))
+    made = {key: results.save_row("demo", key, {}, budget.made_with(PROFILE, key)) for key in KEYS[3:]}
+    stale = KEYS[3]
+    made[stale] = results.save_row("demo", stale, {}, {"something": "else"})
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "asking"))
+    monkeypatch.setattr(sweep, "cost", lambda profile, key: float(key == stale))  # it comes first
+    monkeypatch.setattr(sweep, "make", lambda profile, key, dense=None, networks=False: (made[key], None))
+    one = {"processes": False, "n_workers": 1, "threads_per_worker": 1, "dashboard_address": None}
+    with Client(**one, resources={"row": 1}, set_as_default=False) as client:
+        failed = sweep.sweep(PROFILE, KEYS[3:], client)
+    assert list(failed) == [stale] and "one commit" in failed[stale]
+    for key in KEYS[3:]:
+        assert (results.load_row("demo", key) is None) == (key == stale)
+
+
 def test_a_dense_network_of_other_settings_is_not_sent(tmp_path, monkeypatch):
     monkeypatch.setenv("BUILD_DIR", str(tmp_path))
     assert sweep.stored_dense(PROFILE, "digits") is None

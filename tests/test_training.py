@@ -120,6 +120,19 @@ def test_a_damaged_or_foreign_checkpoint_is_not_used(tmp_path, capsys):
         assert "starts again" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("made_with", "epochs_left"), [("these settings", 1), ("other settings", RECIPE.epochs)])
+def test_a_checkpoint_is_continued_only_by_what_it_was_made_with(tmp_path, capsys, made_with, epochs_left):
+    path, reference, network = tmp_path / "c.safetensors", tiny(), tiny()
+    training.fit(reference, few(), RECIPE, checkpoint=path, made_with="these settings")
+    assert path.exists()  # the state before the last epoch: who stores the network removes it
+    capsys.readouterr()
+    assert len(training.fit(network, few(), RECIPE, checkpoint=path, made_with=made_with)) == RECIPE.epochs
+    said = capsys.readouterr().err
+    assert said.count(": loss ") == epochs_left
+    assert (f"{path} belongs to" in said) == ("starts again" in said) == (made_with == "other settings")
+    assert all(torch.equal(reference.state_dict()[name], tensor) for name, tensor in network.state_dict().items())
+
+
 def test_recalibrated_statistics_are_those_of_the_images():
     network, split = tiny(), few(64)
     training.recalibrate_batch_norm(network, split, images=64)

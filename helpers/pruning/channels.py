@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from time import perf_counter
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from helpers import machine, models
 from helpers.pruning import reconstruction, selection
@@ -157,7 +157,15 @@ class _Chosen:
     inside: Tensor
 
 
-def _choose(stream: Stream, number: int, layer, Y: Tensor | None, samples: Samples, count: int, known: Tensor | None) -> _Chosen:
+def _choose(
+    stream: Stream,
+    number: int,
+    layer: nn.Conv2d | nn.Linear,
+    Y: Tensor | None,
+    samples: Samples,
+    count: int,
+    known: Tensor | None,
+) -> _Chosen:
     """Choose the channels of unit `number` (unless they are known) and collect what its consumer is solved from."""
     images, chunks = sum(map(len, stream.chunks)), stream.inputs(number + 1)
     if known is not None and Y is not None:
@@ -181,7 +189,7 @@ class _Solved:
     error_after: float
 
 
-def _solved(chosen: _Chosen, layer, reconstruct: bool) -> _Solved:
+def _solved(chosen: _Chosen, layer: nn.Conv2d | nn.Linear, reconstruct: bool) -> _Solved:
     """The consumer on the chosen channels, with its old weights or with solved ones."""
     statistics, inside = chosen.statistics, chosen.inside
     W = matrix_of(layer, statistics.taps, chosen.kept)

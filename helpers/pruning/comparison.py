@@ -3,14 +3,10 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from helpers.pruning.masks import Masks
-from helpers.pruning.scores import plain_copy
-
-BATCH = 128
+from helpers.pruning.scores import gradient, plain_copy
 
 
 @dataclass(frozen=True)
@@ -81,34 +77,33 @@ def gradient_norm(
     labels: Tensor,
     masks: Masks | None = None,
     *,
+    over: str = "kept",
     batch_norm: str = "train",
     temperature: float = 1.0,
 ) -> float:
-    """Euclidean norm of the gradient of the mean cross-entropy over the kept weights, convolution and linear.
+    """Euclidean norm of the gradient of the mean cross-entropy, over convolution and linear weights.
 
-    This is what GraSP means to preserve (Wang et al. 2020, section 4). Images are float, normalised, (N, 3, H, W);
-    batch norm uses the statistics of batches of at most 128 images ("eval": its running ones). The network is not
-    changed, and with `masks` it is judged as if they had been applied to it. Logits are divided by `temperature`.
+    Images are float, normalised, (N, 3, H, W); batch norm uses the statistics of batches of at most `scores.CHUNK` images
+    ("eval": its running ones). The network is not changed, and with `masks` it is judged as if they had been applied to
+    it. Logits are divided by `temperature`.
+
+    Args:
+        over: with `masks`, which weights count. "kept": those that training can still move, the gradient flow of the
+            pruned network. "all": also the pruned ones, at which the gradient is rarely zero; this is what GraSP means
+            to preserve and what its first order promises, ‖g‖² changing by twice the score of each weight removed (Wang
+            et al. 2020, section 4). Without masks both are the same.
+
+    Raises ValueError for another `over` or `batch_norm`.
     """
-    if batch_norm not in ("train", "eval"):
-        raise ValueError(f'batch_norm is "train" or "eval", not {batch_norm!r}')
+    if over not in ("kept", "all"):
+        raise ValueError(f'the norm is over "kept" or "all" weights, not {over!r}')
     plain = plain_copy(network)
-    masks = masks or Masks.of(plain)
-    masks.apply(plain)
-    for module in plain.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train(batch_norm == "train")
-    parameters = dict(plain.named_parameters())
-    weights = [parameters[name] for name in masks]
-    total = [torch.zeros_like(weight) for weight in weights]
-    chunks = -(-len(images) // BATCH)
-    with torch.enable_grad():
-        for i in range(chunks):  # strided: a class-balanced batch may be sorted by class
-            x, y = images[i::chunks].float(), labels[i::chunks]
-            loss = F.cross_entropy(plain(x) / temperature, y, reduction="sum") / len(images)
-            torch._foreach_add_(total, torch.autograd.grad(loss, weights))
-    kept = (gradient * mask.to(gradient.device) for gradient, mask in zip(total, masks.values(), strict=True))
-    return float(sum((g.double() ** 2).sum() for g in kept) ** 0.5)
+    if masks is not None:
+        masks.apply(plain)
+    parts = gradient(plain, images, labels, temperature=temperature, batch_norm=batch_norm)
+    if masks is not None and over == "kept":
+        parts = {name: part * masks[name].to(part.device) for name, part in parts.items()}
+    return float(sum((part.double() ** 2).sum() for part in parts.values()) ** 0.5)
 
 
 def matrix(masks: Mapping[str, Masks]) -> dict[str, dict[str, dict[str, float]]]:

@@ -34,7 +34,7 @@ class Masks(Mapping[str, Tensor]):
     """
 
     def __init__(self, network: nn.Module, masks: Mapping[str, Tensor]):
-        weights = _weights(network)
+        weights = models.weights(network)
         unknown, missing = sorted(set(masks) - set(weights)), sorted(set(weights) - set(masks))
         if unknown:
             raise KeyError(f"{unknown[0]} is no prunable weight of this network (biases and batch norms are never pruned)")
@@ -51,12 +51,12 @@ class Masks(Mapping[str, Tensor]):
     @classmethod
     def of(cls, network: nn.Module) -> "Masks":
         """All weights kept."""
-        return cls(network, {name: torch.ones_like(w, dtype=torch.bool) for name, w in _weights(network).items()})
+        return cls(network, {name: torch.ones_like(w, dtype=torch.bool) for name, w in models.weights(network).items()})
 
     @classmethod
     def from_zeros(cls, network: nn.Module) -> "Masks":
         """Kept where the weight is not zero."""
-        return cls(network, {name: w != 0 for name, w in _weights(network).items()})
+        return cls(network, {name: w != 0 for name, w in models.weights(network).items()})
 
     def __getitem__(self, name: str) -> Tensor:
         return self._masks[name]
@@ -90,8 +90,26 @@ class Masks(Mapping[str, Tensor]):
     @torch.no_grad()
     def apply(self, network: nn.Module) -> None:
         """Set the pruned weights of `network` to zero, in place; kept weights keep every bit."""
-        for name, weight in _weights(network).items():
+        for name, weight in models.weights(network).items():
             weight.masked_fill_(~self[name].to(weight.device), 0)
+
+    def shuffled(self, seed: int = 0) -> "Masks":
+        """The same number of kept weights in every layer, at random places: does it matter *which* weights are kept?
+
+        The layer-wise shuffle of Frankle et al. 2021, section 5. Drawn on the CPU, so every device keeps the same weights.
+        """
+        generator = torch.Generator().manual_seed(seed)
+
+        def moved(mask: Tensor) -> Tensor:
+            return mask.flatten()[torch.randperm(mask.numel(), generator=generator).to(mask.device)].view_as(mask)
+
+        return self._with({name: moved(mask) for name, mask in self.items()})
+
+    def _with(self, masks: dict[str, Tensor]) -> "Masks":
+        """Other masks of the same names, shapes and dtype."""
+        other = copy.copy(self)
+        other._masks = masks
+        return other
 
     def require_alive(self) -> "Masks":
         """These masks; ValueError naming the first layer of which nothing is left."""
@@ -117,13 +135,8 @@ class MaskHook:
         return dict(self.masks)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        restored = copy.copy(self.masks)  # the caller's masks stay as they are
-        restored._masks = {name: state[name].to(mask.device) for name, mask in self.masks.items()}
-        self.masks = restored
-
-
-def _weights(network: nn.Module) -> dict[str, Tensor]:
-    return {f"{name}.weight": layer.weight for name, layer in models.weight_layers(network).items()}
+        # the caller's masks stay as they are
+        self.masks = self.masks._with({name: state[name].to(mask.device) for name, mask in self.masks.items()})
 
 
 def ranks(scores: Tensor) -> Tensor:
@@ -168,19 +181,19 @@ def kept_count(total: int, sparsity: float) -> int:
 
 def magnitude(network: nn.Module, kept: Mapping[str, int]) -> Masks:
     """Keep the `kept[name]` largest weights by absolute value in each layer (Han et al. 2015)."""
-    return Masks(network, {name: keep_largest(w.abs(), kept[name]) for name, w in _weights(network).items()})
+    return Masks(network, {name: keep_largest(w.abs(), kept[name]) for name, w in models.weights(network).items()})
 
 
 def uniform(network: nn.Module, sparsity: float) -> Masks:
     """Magnitude pruning at the same sparsity in every layer, the last one included; exact over the network to one weight."""
-    sizes = {name: weight.numel() for name, weight in _weights(network).items()}
+    sizes = {name: weight.numel() for name, weight in models.weights(network).items()}
     kept = kept_count(sum(sizes.values()), sparsity)
     return magnitude(network, meet(lambda level: {name: round(n * (1 - level)) for name, n in sizes.items()}, kept, 0, 1)[1])
 
 
 def global_magnitude(network: nn.Module, sparsity: float) -> Masks:
     """One ranking by absolute value over all layers together, the last one included; ties to the earliest weight."""
-    weights = _weights(network)
+    weights = models.weights(network)
     scores = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])
     kept = keep_largest(scores, kept_count(len(scores), sparsity)).split([weight.numel() for weight in weights.values()])
     return Masks(network, {name: mask.view(weights[name].shape) for name, mask in zip(weights, kept, strict=True)})

@@ -138,7 +138,8 @@ def collect(
     """Statistics of a layer's input, given as chunks of its maps for `count` images, against the target rows Y.
 
     Without Y the target is what `layer` itself makes of that input. `channels` restricts X to some input channels (with a
-    given Y only), `for_selection` the rows to about `samples.selection_rows`, spread over the images.
+    given Y only), `for_selection` the rows to about `samples.selection_rows`: the first positions of each image, at least
+    one, until there are so many rows. Of more images than that the later ones are not looked at.
     """
     done, statistics = 0, None
     used = slice(max(1, samples.selection_rows // count) if for_selection else None)

@@ -4,6 +4,7 @@ Weights stand as matrices W (outputs, taps · channels), columns ordered tap by 
 about the means: the bias is solved for by itself, as mean(Y) − W mean(X).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -43,7 +44,10 @@ class Statistics:
         self.rows += len(X)
 
     def centred(self) -> "Statistics":
-        """Mirror the upper half, turn sums into means, and subtract the products of the means. Call it once, at the end."""
+        """Mirror the upper half, turn sums into means, and subtract the products of the means. Call it once, at the end.
+
+        Raises ValueError without rows, and when a sum is not a finite number.
+        """
         if self.rows == 0:
             raise ValueError("no rows were added")
         c = self.channels
@@ -56,13 +60,20 @@ class Statistics:
         x_mean = self.x_mean.float()
         self.xx.addr_(x_mean, x_mean, alpha=-self.rows)
         self.xy.addr_(x_mean, self.y_mean.float(), alpha=-self.rows)
-        return self
+        return self._finite()
 
     def explained_by(self, W: Tensor, bias: Tensor) -> "Statistics":
         """These statistics (centred) with Y = X Wᵀ + bias, for which no row of Y is needed."""
         self.xy = self.xx @ W.T
         self.yy = (W.T * self.xy).sum(0, dtype=torch.float64)
         self.y_mean = W.double() @ self.x_mean + bias
+        return self._finite()
+
+    def _finite(self) -> "Statistics":
+        """These statistics; ValueError when a sum is not a finite number, which would read as a perfect fit later on."""
+        for what, sums in (("inputs", (self.xx, self.x_mean)), ("outputs", (self.xy, self.yy, self.y_mean))):
+            if not all(bool(part.isfinite().all()) for part in sums):
+                raise ValueError(f"the {what} of this layer are not finite numbers: look for NaN or overflow in the network")
         return self
 
     def columns(self, channels: Tensor) -> Tensor:
@@ -100,10 +111,13 @@ def unmatrix(W: Tensor, layer: nn.Conv2d | nn.Linear, taps: int) -> Tensor:
 
 
 def relative_error(statistics: Statistics, channels: Tensor, W: Tensor) -> float:
-    """‖Y − X_K Wᵀ‖² / ‖Y‖² about the means: 0 is exact, 1 is no better than a constant."""
+    """‖Y − X_K Wᵀ‖² / ‖Y‖² about the means: 0 is exact, 1 is no better than a constant. ValueError when W is not finite."""
     xx, xy = statistics.restricted(channels)
     explained = 2 * (W.T * xy).sum(dtype=torch.float64) - ((W @ xx) * W).sum(dtype=torch.float64)
-    return max(0.0, 1 - float(explained / statistics.yy.sum().clamp(min=1e-30)))
+    error = 1 - float(explained / statistics.yy.sum().clamp(min=1e-30))
+    if not math.isfinite(error):
+        raise ValueError("the error of this layer is not a finite number: look for NaN or overflow in its weights")
+    return max(0.0, error)
 
 
 @dataclass(frozen=True)
@@ -124,14 +138,14 @@ def bias_for(statistics: Statistics, channels: Tensor, W: Tensor) -> Tensor:
 def solve(statistics: Statistics, channels: Tensor, W: Tensor, *, ridge: float = RIDGE) -> Solution:
     """min over V of ‖Y − X_K Vᵀ‖² + ρ ‖V − W‖²: least squares with a small ridge that pulls towards W.
 
-    W (outputs, taps · kept) are the weights so far, so a layer that loses nothing keeps them bit for bit as far as
-    rounding allows. ρ is `ridge` times the mean diagonal of XᵀX; where the system stays singular it grows tenfold, at
-    most three times, and then the pseudo-inverse decides; `Solution.solver` says which it was.
+    W (outputs, taps · kept) are the weights so far, so a layer that loses nothing keeps them up to rounding. ρ is `ridge`
+    times the mean diagonal of XᵀX; where the system stays singular it grows tenfold, at most three times, and then the
+    pseudo-inverse decides; `Solution.solver` says which it was.
     """
     xx, xy = statistics.restricted(channels)
     scale = float(xx.diagonal().mean())
     residual = xy - xx @ W.T
-    if scale <= 0 or not torch.isfinite(xx).all():
+    if scale <= 0:
         return Solution(W.clone(), bias_for(statistics, channels, W), "none: the kept channels are constant")
     for step in range(RIDGE_STEPS + 1):
         rho = ridge * RIDGE_GROWTH**step
@@ -160,7 +174,7 @@ def error_curve(statistics: Statistics, order: Tensor, *, ridge: float = RIDGE) 
         if not failed:
             break
     else:
-        raise ValueError("the error curve cannot be computed: the patches of this layer are not finite numbers")
+        raise ValueError("the error curve cannot be computed: no ridge makes the sums of this layer positive definite")
     explained = torch.linalg.solve_triangular(factor, statistics.xy[at], upper=False).square().sum(1, dtype=torch.float64)
     total = statistics.yy.sum().clamp(min=1e-30)
     left = 1 - explained.reshape(channels, taps).sum(1).cumsum(0) / total

@@ -3,7 +3,6 @@
 The score functions live in `scores.py` and are reachable from here; the schedule over training is in `schedule.py`.
 """
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -35,7 +34,6 @@ __all__ = [
     "grasp_preserving",
     "grasp_score",
     "magnitude",
-    "masks_shuffled",
     "prune",
     "random",
     "snip",
@@ -109,17 +107,3 @@ def prune(
         kept = round(start * (target / start) ** (step / rounds))
         masks = global_masks(network, scores, kept, masks, keep_at_least=keep_at_least)
     return masks.require_alive()
-
-
-def masks_shuffled(masks: Masks, seed: int = 0) -> Masks:
-    """The same number of kept weights in every layer, at random places: does it matter *which* weights are kept?
-
-    The layer-wise shuffle of Frankle et al. 2021, section 5.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    shuffled = copy.copy(masks)
-    shuffled._masks = {
-        name: mask.flatten()[torch.randperm(mask.numel(), generator=generator).to(mask.device)].view_as(mask)
-        for name, mask in masks.items()
-    }
-    return shuffled

@@ -41,13 +41,9 @@ def plain_copy(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Mod
     return plain.to(dtype).eval().requires_grad_(True)
 
 
-def _weights(network: nn.Module) -> dict[str, nn.Parameter]:
-    return {f"{name}.weight": layer.weight for name, layer in models.weight_layers(network).items()}
-
-
 def _batch_norm_mode(network: nn.Module, mode: str) -> None:
     if mode not in ("train", "eval"):
-        raise ValueError(f'batch norm scores in "train" or "eval" mode, not {mode!r}')
+        raise ValueError(f'batch norm runs in "train" or "eval" mode, not {mode!r}')
     for module in network.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train(mode == "train")
@@ -73,15 +69,33 @@ def _chunks(images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor, float]
     return [(images[i::count], labels[i::count], len(labels[i::count]) / len(labels)) for i in range(count)]
 
 
+def gradient(
+    plain: nn.Module, images: Tensor, labels: Tensor, *, temperature: float = 1.0, batch_norm: str = "train"
+) -> dict[str, Tensor]:
+    """∂L/∂θ of every convolution and linear weight, of the mean cross-entropy of logits divided by `temperature`.
+
+    `plain` is a `plain_copy`. More than CHUNK images are taken in chunks, and batch norm in "train" mode normalises each
+    by itself.
+    """
+    _batch_norm_mode(plain, batch_norm)
+    weights = models.weights(plain)
+    total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    with _exact(images.device):
+        for x, y, share in _chunks(images.float(), labels):
+            loss = F.cross_entropy(plain(x) / temperature, y) * share
+            torch._foreach_add_(list(total.values()), torch.autograd.grad(loss, list(weights.values())))
+    return {name: part.detach() for name, part in total.items()}
+
+
 def magnitude(network: nn.Module, images: Tensor | None = None, labels: Tensor | None = None) -> Scores:
     """|θ|, one ranking over all layers; needs no images (Han et al. 2015, at initialisation as in Frankle et al. 2021)."""
-    return {name: weight.detach().float().abs() for name, weight in _weights(network).items()}
+    return {name: weight.detach().float().abs() for name, weight in models.weights(network).items()}
 
 
 def random(network: nn.Module, images: Tensor | None = None, labels: Tensor | None = None, *, seed: int = 0) -> Scores:
     """Uniform in [0, 1), drawn on the CPU so that every device prunes the same weights."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(w.shape, generator=generator).to(w.device) for name, w in _weights(network).items()}
+    return {name: torch.rand(w.shape, generator=generator).to(w.device) for name, w in models.weights(network).items()}
 
 
 def snip(network: nn.Module, images: Tensor, labels: Tensor, *, batch_norm: str = "train") -> Scores:
@@ -91,15 +105,8 @@ def snip(network: nn.Module, images: Tensor, labels: Tensor, *, batch_norm: str 
     the first training step ("eval": the running ones).
     """
     plain = plain_copy(network)
-    _batch_norm_mode(plain, batch_norm)
-    weights = _weights(plain)
-    gradients = [torch.zeros_like(w) for w in weights.values()]
-    with _exact(images.device):
-        for x, y, share in _chunks(images.float(), labels):
-            loss = F.cross_entropy(plain(x), y) * share
-            for total, gradient in zip(gradients, torch.autograd.grad(loss, list(weights.values())), strict=True):
-                total += gradient
-    return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
+    slope = gradient(plain, images, labels, batch_norm=batch_norm)
+    return {name: (weight * slope[name]).abs().detach() for name, weight in models.weights(plain).items()}
 
 
 def grasp_score(
@@ -119,17 +126,17 @@ def grasp_score(
     plain = plain_copy(network)
     double_backward.prepare(plain)
     _batch_norm_mode(plain, batch_norm)
-    weights = _weights(plain)
+    weights = models.weights(plain)
     parameters = list(weights.values())
     chunks = _chunks(images.float(), labels)
 
-    def gradient(x: Tensor, y: Tensor, share: float, *, differentiable: bool) -> tuple[Tensor, ...]:
+    def slope(x: Tensor, y: Tensor, share: float, *, differentiable: bool) -> tuple[Tensor, ...]:
         loss = F.cross_entropy(plain(x) / temperature, y) * share
         return torch.autograd.grad(loss, parameters, create_graph=differentiable)
 
     with _exact(images.device):
         if len(chunks) == 1:  # the gradient that is differentiated is the whole gradient: no need to compute it twice
-            inner = gradient(*chunks[0], differentiable=True)
+            inner = slope(*chunks[0], differentiable=True)
             product = torch.autograd.grad(
                 inner, parameters, [g.detach() * (p != 0) for g, p in zip(inner, parameters, strict=True)]
             )
@@ -137,10 +144,10 @@ def grasp_score(
             total = [torch.zeros_like(p) for p in parameters]
             product = [torch.zeros_like(p) for p in parameters]
             for chunk in chunks:
-                torch._foreach_add_(total, gradient(*chunk, differentiable=False))
+                torch._foreach_add_(total, slope(*chunk, differentiable=False))
             total = [g * (p != 0) for g, p in zip(total, parameters, strict=True)]
             for chunk in chunks:
-                torch._foreach_add_(product, torch.autograd.grad(gradient(*chunk, differentiable=True), parameters, total))
+                torch._foreach_add_(product, torch.autograd.grad(slope(*chunk, differentiable=True), parameters, total))
     return {name: -(w * hg).detach() for (name, w), hg in zip(weights.items(), product, strict=True)}
 
 
@@ -183,7 +190,7 @@ def synflow(network: nn.Module, images: Tensor, labels: Tensor | None = None) ->
         for module in plain.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
                 module.running_mean.zero_()
-    weights = _weights(plain)
+    weights = models.weights(plain)
     with _exact(images.device):
         flow = plain(images.new_ones((1, *images.shape[1:]), dtype=torch.float64)).sum()
         gradients = torch.autograd.grad(flow, list(weights.values()))

@@ -44,6 +44,7 @@ class Path:
     def keep(self, count: int) -> tuple[Tensor, float]:
         """(`count` channels in ascending order, the smallest λ at which the path holds exactly so many).
 
+        The smallest on the part of the path that was computed: one cut short (`path`) may hold as many again further on.
         A path that never holds `count` channels (dead or duplicate channels) is completed from `order`, at λ = 0.
         """
         if not 1 <= count <= len(self.gram):

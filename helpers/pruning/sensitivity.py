@@ -13,7 +13,7 @@ from helpers.pruning.scan import SPARSITIES, Scan, scan
 
 __all__ = ["SPARSITIES", "Allocation", "LayerAllocation", "Scan", "allocate", "plan", "scan"]
 
-LEAST_DENSITY = 0.005  # no layer is cut below this, nor below one weight a filter or output
+LEAST_DENSITY = 0.005  # no layer is cut below this, nor below as many weights as it has filters or outputs
 SLOPE = 0.01  # points of top-1 from sparsity 0 to 1, half an image of 5,000: layers that lose nothing advance together
 
 
@@ -57,7 +57,8 @@ def plan(network: models.VGG, scan: Scan, sparsity: float) -> Allocation:
     """Bisect the tolerance τ at which the layers together reach `sparsity` (fraction of zeros over all weights).
 
     Each layer gets the largest sparsity whose interpolated drop of validation top-1 is at most τ, capped so that at
-    least 0.5 % of it and one weight an output remain. Beyond the last scanned sparsity the curve goes on to the one
+    least 0.5 % of it and as many weights as it has outputs remain (a count: which weights, and so whether each output
+    keeps one, is left to their ranking). Beyond the last scanned sparsity the curve goes on to the one
     point that needs no measurement: an emptied layer leaves the network guessing. Each share is rounded to whole weights;
     where several layers lose a weight at the same τ, the later ones lose it first (`masks.meet`).
 

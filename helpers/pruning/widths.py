@@ -17,6 +17,7 @@ HE_SHALLOW_BLOCKS = 3  # conv1 to conv3
 MAX_ERROR = 0.999  # a layer that explains nothing would cost infinitely much
 
 Widths = tuple[int | str, ...]
+Cost = Callable[[Sequence[int]], int]  # channels of each convolution → MACs
 
 
 def macs(network: models.VGG, widths: Sequence[int | str] | None = None) -> int:
@@ -111,7 +112,9 @@ def _he_shares(widths: Sequence[int | str]) -> list[float]:
     return shares
 
 
-def _scaled_to(full, lowest, shares, multiple: int, cost, budget: int) -> list[int]:
+def _scaled_to(
+    full: Sequence[int], lowest: Sequence[int], shares: Sequence[float], multiple: int, cost: Cost, budget: int
+) -> list[int]:
     """The largest common ratio r, by bisection, at which rounding r · share · width (at most the width) fits the budget."""
 
     def rounded(ratio: float) -> list[int]:
@@ -133,7 +136,9 @@ def _objective(errors: Tensor) -> list[float]:
     return (-(1 - errors.double().clamp(0, MAX_ERROR)).log()).tolist()
 
 
-def _marginal(full, lowest, multiple: int, curves, cost, budget: int) -> list[int]:
+def _marginal(
+    full: Sequence[int], lowest: Sequence[int], multiple: int, curves: Sequence[Sequence[float]], cost: Cost, budget: int
+) -> list[int]:
     """Step by step take channels where the error grows least for a MAC saved; then give back what still fits."""
     convs = list(full)
 

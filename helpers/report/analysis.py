@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from IPython.display import Markdown
 
-from helpers import results
+from helpers import budget, measurement, models, results
 from helpers.report import assignment, claims, style, tables
 from helpers.report.claims_accuracy import MAGNITUDE
-from helpers.report.claims_cost import STRUCTURED
-from helpers.report.evidence import TIMES, Missing, Rows, name
+from helpers.report.evidence import STRUCTURED, TIMES, Missing, Rows, name, variants
 from helpers.report.sentences import absent
-from helpers.report.statistics import Z, seed_noise, wilson
+from helpers.report.statistics import seed_noise, wilson
 from helpers.report.tables import Table, number_text
 
 OURS, THEIRS = "this report", "write-up"
+IMAGE_SIZE = 32  # pixels
 NOT_YET = "no row yet: make study computes it"
 # part of the grand table → its columns, each with what is best in it
 GRAND: dict[str, dict[str, str | None]] = {
@@ -48,13 +48,13 @@ def resolution(accuracy_pct: float = 90.0, images: Sequence[int] = (100, 1_000, 
     lines = []
     for count in images:
         bounds = wilson(round(count * accuracy_pct / 100), count)
-        noise = seed_noise((), "", accuracy_pct, count)
+        noise = seed_noise((), "", True, accuracy_pct, count)
         lines.append(
             {
                 "Test images": count,
                 "Lowest (%)": bounds.low,
                 "Highest (%)": bounds.high,
-                "Two trainings differ by chance up to (points)": Z * noise.sd * 2**0.5,
+                "Two trainings differ by chance up to (points)": noise.reach() * 2**0.5,
             }
         )
     return tables.table(
@@ -69,15 +69,17 @@ def resolution(accuracy_pct: float = 90.0, images: Sequence[int] = (100, 1_000, 
 
 def grand(rows: Sequence[Mapping], dataset: str) -> list[Table]:
     """Every method on one data set with every metric, the write-up's figures beside ours, in three parts."""
-    found = {method: Rows(rows).find(dataset, method) for method in results.METHODS}
+    known = Rows(rows)
+    found = {(m, v): known.find(dataset, m, v) for m in results.METHODS for v in variants(m)}
     return [_part(found, dataset, part, columns) for part, columns in GRAND.items()]
 
 
-def _part(found: Mapping[str, list[Mapping]], dataset: str, part: str, columns: Mapping[str, str | None]) -> Table:
+def _part(found: Mapping[tuple[str, str], list[Mapping]], dataset: str, part: str, columns: Mapping[str, str | None]) -> Table:
     """Some columns of the grand table, one line a method."""
     beside = [column for column in columns if column in THEY_REPORT]
     lines, reasons = {}, {}
-    for method, own in found.items():
+    for (method, variant), own in found.items():
+        method = name(method, variant) if variant else method
         line = {(OURS, column): _cell(own, column) for column in columns}
         lines[method] = line | {(THEIRS, column): assignment.reported(dataset, method, column) for column in beside}
         why = (own[0].get("reasons") or {}) if own else dict.fromkeys(columns, NOT_YET)
@@ -162,8 +164,9 @@ def expected(rows: Sequence[Mapping], dataset: str) -> Table | Markdown:
         f"{style.dataset(dataset)}: each metric as a share of the dense network's, expected and observed",
         digits={"Expected": 3, "Write-up": 3, "This report": 3},
         note="Expected of unstructured pruning: a file of the values that are left and one bit for every weight, and with dense "
-        "kernels nothing else. Expected of structured pruning: size and memory as its share of parameters, time and energy as "
-        "its share of MACs. Ratios to each side's own dense network, since the devices differ.",
+        "kernels nothing else. Expected of structured pruning: size as its share of parameters, time and energy as its share of "
+        "MACs, memory as that of weights, images and the three maps that live while the largest layer is normalised. "
+        "Ratios to each side's own dense network, since the devices differ.",
     )
 
 
@@ -176,7 +179,7 @@ def _theory(row: Mapping, dense: Mapping) -> dict[str, tuple[str, float | None]]
         return {
             "size_mib": ("Size", parameters),
             "macs": ("MACs", macs),
-            "peak_memory_mib": ("Peak memory", parameters),
+            "peak_memory_mib": ("Peak memory", _ratio(_memory(row), _memory(dense))),
             "latency_ms": ("Latency, batch 1", macs),
             "latency_batch128_ms": ("Latency, batch 128", macs),
             "energy_mj": ("Energy", macs),
@@ -191,6 +194,19 @@ def _theory(row: Mapping, dense: Mapping) -> dict[str, tuple[str, float | None]]
         "latency_batch128_ms": ("Latency, batch 128, dense kernels", 1.0),
         "energy_mj": ("Energy, dense kernels", 1.0),
     }
+
+
+def _memory(row: Mapping) -> float | None:
+    """Bytes that inference of a batch needs at its peak: weights, images, a convolution's input and its output twice."""
+    if row.get("params") is None or not row.get("settings", {}).get("width_divisor"):
+        return None
+    side, before, live = IMAGE_SIZE, 3, 0
+    for width in row.get("widths") or models.scaled(models.VGG16, row["settings"]["width_divisor"]):
+        if width == "M":
+            side //= 2
+        else:
+            live, before = max(live, (before + 2 * width) * side**2), width
+    return 4 * (row["params"] + measurement.BATCH * (3 * IMAGE_SIZE**2 + live))
 
 
 def _ratio(a: float | None, b: float | None) -> float | None:
@@ -217,13 +233,10 @@ def limits(rows: Sequence[Mapping]) -> Markdown:
                 groups.setdefault(row["method"], set()).add(row["seed"])
         several = [name(method) for method, seeds in groups.items() if len(seeds) > 1]
         dense = known.find(dataset, "dense")
-        noise = seed_noise(rows, dataset, dense[0]["top1_pct"] if dense else 90.0, mine[0].get("test_images") or 10_000)
-        least = Z * noise.sd * 2**0.5
         images = mine[0].get("test_images", "all")
         lines.append(
             f"- **{style.dataset(dataset)}**: {len(mine)} rows on {images} test images; more than one seed: "
-            f"{', '.join(several) or 'none'}. Seed noise {number_text(noise.sd, 2)} points ({noise.source}): between two single "
-            f"trainings less than {number_text(least, 2)} points is never called a difference.{_time_noise(known, dense)}"
+            f"{', '.join(several) or 'none'}.{_seed_noise(known, dataset)}{_time_noise(known, dense)}"
         )
     budgets = sorted(
         {(name(r["method"]), r["epochs"]) for r in known.all if not r["variant"] and r["epochs"]}, key=lambda b: b[1]
@@ -235,6 +248,18 @@ def limits(rows: Sequence[Mapping]) -> Markdown:
         f"- **Devices**: timed on {', '.join(sorted(timed)) or 'none'}; trained on {', '.join(sorted(trained)) or 'none'}."
     )
     return Markdown("\n".join(lines))
+
+
+def _seed_noise(rows: Rows, dataset: str) -> str:
+    """How far two trainings may differ by chance: of networks that were trained before, and of new ones."""
+    told, kinds = [], {"dense_finetuned": "from a trained network", "dense_from_scratch": "from new weights"}
+    for control, kind in kinds.items():
+        for row in rows.find(dataset, control)[:1]:
+            new = budget.from_initialization(control)
+            noise = seed_noise(rows.all, dataset, new, row["top1_pct"], row.get("test_images") or 10_000)
+            least = number_text(noise.reach() * 2**0.5, 2)
+            told.append(f"{least} points {kind} (standard deviation {number_text(noise.sd, 2)}, {noise.source})")
+    return f" Between two single trainings less than this is never called a difference: {'; '.join(told)}." if told else ""
 
 
 def _time_noise(rows: Rows, dense: Sequence[Mapping]) -> str:

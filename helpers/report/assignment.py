@@ -64,12 +64,14 @@ def write_up() -> pd.DataFrame:
     return pd.DataFrame(WRITE_UP)
 
 
+def figures(dataset: str, method: str) -> dict:
+    """All figures the write-up gives of a network; empty where it gives none."""
+    return next((dict(row) for row in WRITE_UP if (row["dataset"], row["method"]) == (dataset, method)), {})
+
+
 def reported(dataset: str, method: str, column: str) -> float | None:
     """One figure of the write-up; None where it gives none."""
-    for row in WRITE_UP:
-        if (row["dataset"], row["method"]) == (dataset, method):
-            return row.get(column)
-    return None
+    return figures(dataset, method).get(column)
 
 
 @dataclass(frozen=True)

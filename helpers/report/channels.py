@@ -7,9 +7,9 @@ import pandas as pd
 from IPython.display import Markdown
 
 from helpers import models
-from helpers.report import assignment, style, tables
+from helpers.report import assignment, style, tables, write_up
 from helpers.report.evidence import Missing, Rows, value
-from helpers.report.sentences import absent, layer_labels, told
+from helpers.report.sentences import absent, epochs_text, layer_labels, told
 from helpers.report.statistics import phrase, signed
 from helpers.report.tables import Table
 
@@ -23,9 +23,7 @@ ABLATIONS = {
     "widths=he": "widths: 1 : 1.5",
     "unrounded": "widths not rounded",
 }
-SHOWN = ("macs", "size_mib", "pruned_top1_pct", "top1_pct", "top5_pct", "epochs")
-SHARES = {"Peak memory ÷ dense": "peak_memory_mib", "Latency ÷ dense, batch 1": "latency_ms"}
-SHARE_MANY = "Latency ÷ dense, batch 128"
+SHOWN = ("macs", "sparsity_pct", "size_mib", "pruned_top1_pct", "top1_pct", "top5_pct", "epochs")
 
 
 def convs(widths: Sequence[int | str]) -> list[int]:
@@ -102,42 +100,16 @@ def errors_seen(all_rows: Sequence[dict]) -> Markdown:
 
 def against_write_up(all_rows: Sequence[dict]) -> Table | Markdown:
     """The write-up's table of structured pruning, our rows and the controls beside it."""
-    rows, lines, reasons = Rows(all_rows), {}, {}
-    for dataset in rows.datasets:
-        for method in ("dense", MAIN):
-            theirs = {key: assignment.reported(dataset, method, key) for key in (*SHOWN, *SHARES.values())}
-            if theirs["top1_pct"] is not None:
-                base = {key: assignment.reported(dataset, "dense", key) for key in SHARES.values()}
-                lines[dataset, "write-up", method] = theirs | _shares(theirs, base)
-        dense = rows.find(dataset, "dense")
-        for method in ("dense", "dense_finetuned", MAIN, *CONTROLS):
-            for row in rows.find(dataset, method)[:1]:
-                label = (dataset, "this report", method)
-                lines[label] = row | _shares(row, dense[0] if dense else {})
-                for name, column in {**SHARES, SHARE_MANY: "latency_batch128_ms"}.items():
-                    if lines[label][name] is None and (why := (row.get("reasons") or {}).get(column)):
-                        reasons[label, name] = why
-    if not any(figures == "this report" for _, figures, _ in lines):
-        return absent("the comparison with the write-up")
-    columns = [*SHOWN, *SHARES, SHARE_MANY]
-    index = pd.MultiIndex.from_tuples(lines, names=["dataset", "Figures", "method"])
-    frame = pd.DataFrame([[line.get(column) for column in columns] for line in lines.values()], index, columns)
-    devices = "; ".join(sorted({str(row["device"]) for row in rows.all if row.get("latency_ms") is not None})) or "no device yet"
-    return tables.table(
-        frame,
+    many = "latency_batch128_ms"
+    return write_up.side_by_side(
+        all_rows,
         "Regression-based channel pruning: the write-up's figures and ours, with the controls.",
-        digits=dict.fromkeys([*SHARES, SHARE_MANY], 2),
-        reasons=reasons,
-        note=f"{assignment.WRITE_UP_NOTE} Ours: memory and latency measured on {devices}. All channel-pruned networks of a data "
-        "set have the same widths.",
+        theirs=("dense", MAIN),
+        ours=("dense", "dense_finetuned", MAIN, *CONTROLS),
+        columns=SHOWN,
+        shares={**write_up.PEAK, **write_up.LATENCY, "Latency ÷ dense, batch 128": (many, many)},
+        note="Latency is at batch 1 where no batch is named. All channel-pruned networks of a data set have the same widths.",
     )
-
-
-def _shares(row: Mapping, dense: Mapping) -> dict[str, float | None]:
-    return {
-        name: row[column] / dense[column] if row.get(column) and dense.get(column) else None
-        for name, column in {**SHARES, SHARE_MANY: "latency_batch128_ms"}.items()
-    }
 
 
 def against_seen(all_rows: Sequence[dict]) -> Markdown:
@@ -155,11 +127,19 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
                 f"The write-up's network has {theirs:.2f} %, ours is {signed(row['top1_pct'] - theirs)} points from it, "
                 f"{signed(row['pruned_top1_pct'] - theirs)} before any training."
             )
+            for he in rows.find(dataset, MAIN, "widths=he"):
+                size = assignment.reported(dataset, MAIN, "size_mib")
+                said.append(
+                    f"With the widths of He et al. (2017) our network of those MACs has {he['sparsity_pct']:.1f} % fewer "
+                    f"parameters, a file of {he['size_mib']:.2f} MiB and {he['top1_pct']:.2f} %; the write-up's about 80 % and "
+                    f"{size:.2f} MiB: the smaller file above comes from other widths, not from another budget."
+                )
         for method in ("dense_finetuned", *CONTROLS):
             if peer := rows.find(dataset, method):
                 label = style.method(method).label
-                compared = phrase(rows.compare(pruned, peer), "the LASSO's network", f'"{label}"')
-                said.append(f"Against {label} ({peer[0]['epochs']} epochs): {compared}.")
+                ours = rows.structured(dataset) if method == "dense_finetuned" else pruned
+                compared = phrase(rows.compare(ours, peer), "the LASSO's network", f'"{label}"')
+                said.append(f"Against {label} ({epochs_text(peer[0]['epochs'])}, LASSO {ours[0]['epochs']}): {compared}.")
         return said
 
     return told(rows, tell)
@@ -199,6 +179,10 @@ def ablations_seen(all_rows: Sequence[dict]) -> Markdown:
                 )
         if not said:
             raise Missing(f"no ablation on {style.dataset(dataset)}")
+        alike = [v for v in ABLATIONS if v and (f := rows.find(dataset, MAIN, v)) and not rows.compare(f, [main]).decided]
+        if alike:
+            listed = ", ".join(ABLATIONS[variant] for variant in alike)
+            said.append(f"After fine-tuning nothing shows of: {listed}. What they change, training makes up for.")
         twins = rows.equal_work(main, "latency_batch128_ms")
         if twins and (odd := rows.find(dataset, MAIN, "unrounded")) and odd[0].get("latency_batch128_ms"):
             ratio = odd[0]["latency_batch128_ms"] / np.median(twins)

@@ -1,12 +1,13 @@
 """Claims about what pruning saves: bytes on disk, MACs, memory, time, energy."""
 
 from helpers.report import assignment
-from helpers.report.evidence import Rows, name, smallest_file, value
+from helpers.report.evidence import STRUCTURED, Missing, Rows, name, smallest_file, value
+from helpers.report.statistics import signed
 from helpers.report.tables import number_text
 from helpers.report.verdicts import REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
 
 SIZE, COST = "Size on disk", "MACs, memory, time and energy"
-UNSTRUCTURED, STRUCTURED = ("layerwise_magnitude", "grasp_iterative"), "lasso_channels"
+UNSTRUCTURED = ("layerwise_magnitude", "grasp_iterative")
 SAME = 0.05  # ratios of times and memory closer to 1 than this are no difference
 
 
@@ -41,15 +42,24 @@ def _zeros_alone(rows: Rows, dataset: str) -> Judgement:
 
 
 def _structured_smallest(rows: Rows, dataset: str) -> Judgement:
-    structured = value(rows.one(dataset, STRUCTURED), "size_mib")
-    others = {m: rows.one(dataset, m) for m in UNSTRUCTURED}
-    best = {m: smallest_file(row) for m, row in others.items()}
-    smallest = min(file.mib for file in best.values())
+    structured = rows.seeds(dataset, STRUCTURED)
+    own = value(structured[0], "size_mib")
+    mains = {m: rows.one(dataset, m) for m in UNSTRUCTURED}
     listed = "; ".join(
-        f"{name(m)} {_mib(best[m].mib)} as {best[m].format}, {_mib(value(row, 'size_coo_mib'))} as COO"
-        for m, row in others.items()
+        f"{name(m)} {_mib(smallest_file(row).mib)} as {smallest_file(row).format}, {_mib(value(row, 'size_coo_mib'))} as COO"
+        for m, row in mains.items()
     )
-    return Judgement(_verdict(structured < smallest, structured > smallest), f"{name(STRUCTURED)} {_mib(structured)}; {listed}.")
+    smallest = min(smallest_file(row).mib for row in mains.values())
+    evidence = f"{name(STRUCTURED)} {_mib(own)}; {listed}"
+    # the write-up's two stop at 80 %: a sparser one is as good an answer if it is no less accurate
+    rivals = [r for r in rows.find(dataset, UNSTRUCTURED[0], "curve_finetuned") if smallest_file(r).mib < own]
+    for rival in rivals:
+        compared = rows.compare([rival], structured)
+        evidence += f"; at {number_text(rival['sparsity_pct'], 2)} % sparsity {_mib(smallest_file(rival).mib)}, "
+        evidence += f"{signed(compared.difference)} points of top-1 against it"
+        if not compared.decided or compared.difference > 0:
+            return Judgement(REFUTED, f"{evidence}.")
+    return Judgement(_verdict(own < smallest, own > smallest), f"{evidence}.")
 
 
 def _coo_overhead(rows: Rows, dataset: str) -> Judgement:
@@ -74,7 +84,8 @@ def _unstructured_keeps_macs(rows: Rows, dataset: str) -> Judgement:
     memory = value(row, "peak_memory_mib") / value(dense, "peak_memory_mib")
     evidence = f"Run as a dense network: {_pct(macs)} of the dense MACs, {_pct(memory)} of the peak memory"
     if row.get("effective_macs") is not None:
-        evidence += f"; only {_pct(row['effective_macs'] / dense['macs'])} of the MACs touch a weight that is left"
+        share = row["effective_macs"] / value(dense, "effective_macs")
+        evidence += f"; only {_pct(share)} of the MACs touch a weight that is left"
     same = abs(macs - 1) < SAME and abs(memory - 1) < SAME
     return Judgement(_verdict(same, not same), evidence + ".")
 
@@ -97,17 +108,22 @@ def speed_up(rows: Rows, dataset: str, method: str, column: str) -> float:
     return dense / value(rows.one(dataset, method), column)
 
 
-def _no_free_lunch(rows: Rows, dataset: str) -> Judgement:
-    columns = ("sparse_latency_ms", "sparse_latency_batch128_ms")
-    gains = {m: [speed_up(rows, dataset, m, c) for c in columns] for m in UNSTRUCTURED}
-    listed = "; ".join(
-        f"{name(m)} {number_text(one, 2)}× (batch 1) and {number_text(many, 2)}× (batch 128)" for m, (one, many) in gains.items()
-    )
-    best = max(max(pair) for pair in gains.values())
-    return Judgement(
-        _verdict(best < 1 - SAME, best > 1 + SAME),
-        f"With kernels that touch non-zeros only, against the dense network: {listed}.",
-    )
+def _channels_faster(rows: Rows, dataset: str) -> Judgement:
+    structured = rows.seeds(dataset, STRUCTURED)
+    own = rows.gain(structured[0], "latency")
+    evidence = f"{name(STRUCTURED)} runs {number_text(own, 2)} times as fast as dense at batch 128"
+    verdict = SUPPORTED
+    for rival in (*rows.find(dataset, UNSTRUCTURED[0])[:1], *rows.find(dataset, UNSTRUCTURED[0], "curve_finetuned")):
+        try:
+            theirs = rows.gain(rival, "latency")
+        except Missing:
+            continue
+        compared = rows.compare([rival], structured)
+        if theirs >= (1 - SAME) * own and not (compared.decided and compared.difference < 0):
+            verdict = REFUTED
+        evidence += f"; unstructured at {number_text(rival['sparsity_pct'], 2)} % {number_text(theirs, 2)} times"
+        evidence += f", {signed(compared.difference)} points of top-1 against it"
+    return Judgement(verdict, f"{evidence}.")
 
 
 def _reduction(column: str, at_least: float, text: str):
@@ -119,6 +135,10 @@ def _reduction(column: str, at_least: float, text: str):
         theirs = [assignment.reported(_theirs(dataset), m, column) for m in ("dense", STRUCTURED)]
         claimed = f" (write-up: {_pct(1 - theirs[1] / theirs[0])})" if all(theirs) else ""
         evidence = f"{text.format(cut=_pct(cut))}{claimed}."
+        if column == "peak_memory_mib":
+            for other in rows.find(dataset, STRUCTURED, "widths=he"):
+                share = _pct(1 - rows.read(other, column) / rows.read(dense, column))
+                evidence = evidence[:-1] + f"; {share} with the same MACs at the widths of He et al. (2017)."
         if column == "latency_ms":
             batch = 1 - rows.cost(small, "latency") / rows.cost(dense, "latency")
             evidence = evidence[:-1] + f"; {_pct(batch)} at batch 128."
@@ -158,7 +178,7 @@ CLAIMS = (
         "structured_smallest",
         SIZE,
         "Structured pruning shrinks the file most",
-        "Its file against the smallest exact file of either unstructured network",
+        "Its file against either unstructured network's smallest exact one, and sparser ones no less accurate beyond the noise",
         _structured_smallest,
     ),
     Claim(
@@ -172,22 +192,22 @@ CLAIMS = (
         "unstructured_keeps_macs",
         COST,
         "Unstructured pruning leaves MACs and peak memory as they were",
-        "Ratio to the dense network, run with dense kernels: within 5 % supports",
+        "Ratio to the dense network, run with dense kernels (so of MACs by construction): within 5 % supports",
         _unstructured_keeps_macs,
     ),
     Claim(
         "dense_kernels",
         COST,
-        "Unstructured zeros do not make dense kernels faster",
+        "Without sparse kernels unstructured zeros do not make inference faster",
         "Latency of both unstructured networks: none more than 5 % below the fastest unpruned one of that shape supports",
         _dense_kernels,
     ),
     Claim(
-        "no_free_lunch",
+        "channels_faster",
         COST,
-        "Unstructured pruning never speeds up inference on common devices",
-        "Latency on a sparse kernel against the dense network: one gain above 5 % refutes",
-        _no_free_lunch,
+        "For speed, removing channels is far more effective than zeroing weights",
+        "On this report's sparse kernel: an unstructured network as fast (to 5 %) and no less accurate beyond the noise refutes",
+        _channels_faster,
     ),
     Claim(
         "macs_cut",
@@ -206,7 +226,7 @@ CLAIMS = (
     Claim(
         "latency_cut",
         COST,
-        "Structured pruning lowers latency by 40 to 50 %",
+        "Structured pruning lowers latency by at least 40 %",
         "Latency at batch 1; at least 38 % supports, below 35 % refutes",
         _reduction("latency_ms", 0.40, "{cut} less time at batch 1"),
     ),

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import NamedTuple
 
+from helpers.plan import MACS_CURVE, SHORTER
 from helpers.report import style, tables
 from helpers.report.statistics import Comparison, compare
 
@@ -15,6 +16,9 @@ FORMATS = {
     "size_dense_mib": "dense",
 }
 INIT_METHODS = ("grasp_iterative", "grasp", "snip", "synflow", "magnitude_init", "random")
+GRASP, STRUCTURED = "grasp_iterative", "lasso_channels"
+ABSOLUTE = "preserving"  # the variant of iterative GraSP with |θ ⊙ Hg| at its first stage as well
+BESIDE = {ABSOLUTE: "GraSP, absolute score"}  # variants that stand beside the main rows, and what the pages call them
 COSTS = ("parameters", "MACs", "bytes", "latency")
 SHAPE = ("dataset", "params", "macs")  # equal in networks of equal widths
 TIMES = {"latency": "latency_batch128_ms", "single": "latency_ms"}  # at batch 128, at batch 1
@@ -49,13 +53,24 @@ class Rows:
         """The row of the first seed."""
         return self.seeds(dataset, method, variant)[0]
 
-    def compare(self, a: list[Mapping], b: list[Mapping]) -> Comparison:
-        """Top-1 of two methods, each by its rows over seeds, with the seed noise of all rows."""
+    def structured(self, dataset: str) -> list[Mapping]:
+        """The channel-pruned network fine-tuned as long as the dense control; the main row where that one is not there."""
+        return self.find(dataset, STRUCTURED, SHORTER) or self.seeds(dataset, STRUCTURED)
+
+    def macs_curve(self, dataset: str) -> list[list[Mapping]]:
+        """The channel-pruned networks of one length of fine-tuning, most MACs first, each by its rows over seeds."""
+        found = [self.find(dataset, STRUCTURED, variant) for variant in MACS_CURVE]
+        if not self.find(dataset, STRUCTURED, SHORTER):
+            found.append(self.find(dataset, STRUCTURED))
+        return sorted(filter(None, found), key=lambda rows: -rows[0]["macs"])
+
+    def compare(self, a: list[Mapping], b: list[Mapping], tests: int = 1) -> Comparison:
+        """Top-1 of two methods, each by its rows over seeds, with the seed noise of all rows; `tests` as in `compare`."""
         for row in (*a, *b):
             value(row, "top1_pct")
             if not row.get("correct"):
                 raise Missing(f"the row of {name(row['method'])} does not say which test images were right")
-        return compare(a, b, self.all)
+        return compare(a, b, self.all, tests=tests)
 
     def equal_work(self, row: Mapping, column: str) -> list[float]:
         """The times of all networks without masks that have the row's shape: dense kernels do the same work for them."""
@@ -95,6 +110,11 @@ class Rows:
         return max(groups, key=lambda rows: mean(rows, "top1_pct"))
 
 
+def variants(method: str) -> tuple[str, ...]:
+    """The main row's variant and those that stand beside it."""
+    return ("", *BESIDE) if method == GRASP else ("",)
+
+
 class File(NamedTuple):
     """A network's smallest exact file."""
 
@@ -102,8 +122,10 @@ class File(NamedTuple):
     format: str
 
 
-def name(method: str) -> str:
-    """A method as the pages call it."""
+def name(method: str, variant: str = "") -> str:
+    """A method, or a variant that stands beside the main rows, as the pages call it."""
+    if variant:
+        return BESIDE[variant]
     return style.METHODS[method].label if method in style.METHODS else method
 
 

@@ -76,7 +76,8 @@ class AtOnce:
     dataset: str
     images: int
     shares: tuple[float, ...]
-    left: dict[str, list[float]]  # rule → at each share
+    left: dict[str, list[float]]  # rule → at each share, over the weights that are left
+    counted_all: list[float]  # of the signed score, over the removed weights as well: what the promise speaks of
     promised: list[float]  # of the signed score, to first order
 
 
@@ -98,16 +99,18 @@ def at_once(profile: Profile) -> AtOnce | None:
     }
     full = Masks.of(network)
     before = comparison.gradient_norm(network, images, labels, temperature=TEMPERATURE)
-    left, promised = {rule: [] for rule in rankings}, []
+    left, counted_all, promised = {rule: [] for rule in rankings}, [], []
     for share in AT_ONCE:
         for rule, ranking in rankings.items():
             masks = saliency.global_masks(network, ranking, kept_count(full.total, share), full, keep_at_least=1)
             after = comparison.gradient_norm(network, images, labels, masks, temperature=TEMPERATURE)
             left[rule].append(after / before)
             if rule == "signed":
+                norm = comparison.gradient_norm(network, images, labels, masks, over="all", temperature=TEMPERATURE)
+                counted_all.append(norm / before)
                 gain = -2 * sum(float(score[name][~mask].double().sum()) for name, mask in masks.items())
                 promised.append(max(0.0, 1 + gain / before**2) ** 0.5)
-    return AtOnce(context.key.dataset, len(images), AT_ONCE, left, promised)
+    return AtOnce(context.key.dataset, len(images), AT_ONCE, left, counted_all, promised)
 
 
 def at_once_seen(found: AtOnce | None, share: float = 0.4) -> Markdown:
@@ -116,7 +119,7 @@ def at_once_seen(found: AtOnce | None, share: float = 0.4) -> Markdown:
         return Markdown("*The images are not on this machine: the figure above is the stored one.*")
     at = found.shares.index(share)
     left = {rule: f"{100 * values[at]:.0f} %" for rule, values in found.left.items()}
-    holds = found.left["signed"][at] >= 1
+    holds = found.counted_all[at] >= 1
     best = max(found.left, key=lambda rule: found.left[rule][at])
     verdict = (
         "So far from a single weight the promise still points the right way."
@@ -125,7 +128,8 @@ def at_once_seen(found: AtOnce | None, share: float = 0.4) -> Markdown:
     )
     return Markdown(
         f"**What is seen.** On {style.dataset(found.dataset)}, with {100 * share:.0f} % of the weights removed at once, the "
-        f"signed score leaves {left['signed']} of the gradient norm, where the first order promised {found.promised[at]:.1f}× as "
-        f"much; the absolute score leaves {left['absolute']}, chance {left['random']}. {verdict} "
+        f"signed score leaves {left['signed']} of the gradient norm ({100 * found.counted_all[at]:.0f} % with the removed "
+        f"weights counted as well, where the first order promised {100 * found.promised[at]:.0f} %); the absolute score leaves "
+        f"{left['absolute']}, chance {left['random']}. {verdict} "
         f"Most is left by the {best} choice."
     )

@@ -4,13 +4,13 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from helpers import progress, results
+from helpers import progress, settings, study
 from helpers.report import claims, pages, style
 from helpers.report.plots.overview import overview
 
 ASKED = (
     "VGG16-BN on {datasets}, pruned in three ways. How small does the file get, how fast does the network run, and what does "
-    "that cost in accuracy, against a dense network that was given the same training?"
+    "that cost in accuracy, against a dense network that was trained on as well?"
 )
 DEMO = (
     "This is the demo: the digits that ship inside scikit-learn and a network of a quarter of the width. It shows that all of it "
@@ -20,7 +20,7 @@ DEMO = (
 
 def page(profile: str, site: Sequence[pages.Page], provenance: dict[str, str]) -> str:
     """The whole file, computed from the rows that are there; what is missing says so."""
-    rows = results.rows(profile)
+    rows = study.rows(settings.profile(profile), compute_missing=False)
     datasets = (
         " and ".join(style.dataset(name) for name in dict.fromkeys(row["dataset"] for row in rows)) or "CIFAR-10 and CIFAR-100"
     )

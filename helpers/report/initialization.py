@@ -9,7 +9,7 @@ from helpers.report import style, tables
 from helpers.report.analysis import NOT_YET, average
 from helpers.report.claims_accuracy import MAGNITUDE, brief
 from helpers.report.claims_initialization import rewound_rows
-from helpers.report.evidence import INIT_METHODS, Missing, Rows, name, value
+from helpers.report.evidence import INIT_METHODS, Missing, Rows, name, value, variants
 from helpers.report.statistics import wilson
 from helpers.report.tables import Table, number_text
 
@@ -18,8 +18,9 @@ def initialization(rows: Sequence[Mapping], dataset: str) -> Table:
     """The methods that prune at initialisation on one budget: accuracy, what is left, gradient norm before and after."""
     known, lines, reasons = Rows(rows), {}, {}
     control = known.find(dataset, "dense_from_scratch")
-    for method in ("dense_from_scratch", *INIT_METHODS):
-        found = known.find(dataset, method)
+    for method, variant in ((m, v) for m in ("dense_from_scratch", *INIT_METHODS) for v in variants(m)):
+        found = known.find(dataset, method, variant)
+        method = name(method, variant) if variant else method
         norms = (found[0].get("gradient_norm") or {}) if found else {}
         lines[method] = {
             "top1_pct": average(found, "top1_pct"),

@@ -3,62 +3,31 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import pandas as pd
 from IPython.display import Markdown
 
-from helpers.report import assignment, style, tables
+from helpers.report import assignment, style, write_up
 from helpers.report.evidence import Missing, Rows, value
 from helpers.report.sensitivity import CURVE_METHODS, MAIN
-from helpers.report.sentences import absent, epochs_text, told
+from helpers.report.sentences import epochs_text, told
 from helpers.report.statistics import compare, phrase, signed
 from helpers.report.tables import Table
 
 WRONG = {"none": "no normalisation", "half": "mean and deviation ½", "imagenet": "ImageNet's"}
-RATIOS = {"Peak memory ÷ dense": "peak_memory_mib", "Latency ÷ dense": "latency_ms"}
-SPARSE_RATIO = "Sparse latency ÷ dense"
 SHOWN = ("sparsity_pct", "pruned_top1_pct", "top1_pct", "top5_pct", "size_dense_mib", "size_coo_mib", "size_bitmask_mib", "macs")
 
 
 def against_write_up(all_rows: Sequence[dict]) -> Table | Markdown:
-    """The write-up's table of layer-wise pruning, our rows beside it; memory and latency as ratios to each side's dense."""
-    rows, lines, reasons = Rows(all_rows), {}, {}
-    for dataset in rows.datasets:
-        for method in ("dense", MAIN):
-            theirs = {key: assignment.reported(dataset, method, key) for key in (*SHOWN, *RATIOS.values(), "size_mib")}
-            if theirs["top1_pct"] is not None:
-                theirs["size_dense_mib" if method == "dense" else "size_coo_mib"] = theirs["size_mib"]
-                base = {key: assignment.reported(dataset, "dense", key) for key in RATIOS.values()}
-                lines[dataset, "write-up", method] = theirs | _ratios(theirs, base)
-        dense = rows.find(dataset, "dense")
-        for method in ("dense", "dense_finetuned", *CURVE_METHODS):
-            for row in rows.find(dataset, method)[:1]:
-                label = (dataset, "this report", method)
-                lines[label] = row | _ratios(row, dense[0] if dense else {})
-                for name, column in (*RATIOS.items(), (SPARSE_RATIO, "sparse_latency_ms")):
-                    if lines[label][name] is None and (why := (row.get("reasons") or {}).get(column)):
-                        reasons[label, name] = why
-    if not lines:
-        return absent("the comparison with the write-up")
-    columns = [*SHOWN, *RATIOS, SPARSE_RATIO]
-    index = pd.MultiIndex.from_tuples(lines, names=["dataset", "Figures", "method"])
-    frame = pd.DataFrame([[line.get(column) for column in columns] for line in lines.values()], index, columns)
-    devices = "; ".join(sorted({str(row["device"]) for row in rows.all if row.get("latency_ms") is not None})) or "no device yet"
-    return tables.table(
-        frame,
+    """The write-up's table of layer-wise pruning, our rows and the controls beside it."""
+    return write_up.side_by_side(
+        all_rows,
         "Layer-wise magnitude pruning: the write-up's figures and ours, with the controls.",
-        digits={**dict.fromkeys(RATIOS, 2), SPARSE_RATIO: 2},
-        reasons=reasons,
-        note=f"{assignment.WRITE_UP_NOTE} Its file is a COO file. Ours: latency at batch 1 and memory on {devices}; "
-        "sparse latency is that of the same weights run on their non-zeros only.",
+        theirs=("dense", MAIN),
+        ours=("dense", "dense_finetuned", *CURVE_METHODS),
+        columns=SHOWN,
+        shares={**write_up.PEAK, **write_up.LATENCY, "Sparse latency ÷ dense": ("sparse_latency_ms", "latency_ms")},
+        note="The write-up's file is a COO file. Latency is at batch 1; sparse latency is that of the same weights run on their "
+        "non-zeros only.",
     )
-
-
-def _ratios(row: dict, dense: dict) -> dict[str, float | None]:
-    def over(column: str, base: str) -> float | None:
-        return row[column] / dense[base] if row.get(column) and dense.get(base) else None
-
-    ratios = {name: over(column, column) for name, column in RATIOS.items()}
-    return ratios | {SPARSE_RATIO: over("sparse_latency_ms", "latency_ms")}
 
 
 def against_seen(all_rows: Sequence[dict]) -> Markdown:

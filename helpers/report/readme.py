@@ -4,9 +4,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from helpers import files, results, settings
+from helpers import files, settings, study
 from helpers.report import assignment, style
-from helpers.report.evidence import Missing, Rows
+from helpers.report.evidence import Missing, Rows, name, variants
 
 BEGIN, END = "<!-- results: written by `python -m helpers.report.readme` -->", "<!-- end of results -->"
 METHODS = (
@@ -21,7 +21,6 @@ METHODS = (
     "l1_filters",
     "lasso_channels_from_scratch",
 )
-VARIANTS = {"grasp_iterative": {"preserving": "absolute score"}}  # beside the main row: variant → what the label adds
 COLUMNS = (
     *("data set", "network", "sparsity %", "file MiB", "MACs M", "effective MACs M", "times as fast"),
     *("epochs", "top-1 %", "write-up's top-1 %"),
@@ -34,15 +33,14 @@ def table(rows: Sequence[dict]) -> str:
     known, lines = Rows(rows), [f"| {' | '.join(COLUMNS)} |", f"| --- | --- |{' ---: |' * (len(COLUMNS) - 2)}"]
     for dataset in known.datasets:
         for method in METHODS:
-            for variant in ("", *VARIANTS.get(method, ())):
+            for variant in variants(method):
                 lines.append(f"| {' | '.join(_cells(known, dataset, method, variant))} |")
     return "\n".join(lines)
 
 
 def _cells(rows: Rows, dataset: str, method: str, variant: str) -> list[str]:
     theirs = None if variant else assignment.reported(dataset, method, "top1_pct")
-    label = style.method(method).label + (f", {VARIANTS[method][variant]}" if variant else "")
-    first = [style.dataset(dataset), label]
+    first = [style.dataset(dataset), name(method, variant)]
     last = f"{theirs:.2f}" if theirs is not None else MISSING
     row = next(iter(rows.find(dataset, method, variant)), None)
     if row is None:
@@ -78,7 +76,7 @@ def updated(text: str, rows: Sequence[dict]) -> str:
 
 
 def main(path: Path = settings.ROOT / "README.md") -> int:
-    text = updated(path.read_text(encoding="utf-8"), results.rows("study"))
+    text = updated(path.read_text(encoding="utf-8"), study.rows(settings.profile("study"), compute_missing=False))
     with files.atomic(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     return 0

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from IPython.display import Markdown
 
-from helpers.report import assignment, style, tables
+from helpers.report import assignment, style, tables, write_up
 from helpers.report.evidence import INIT_METHODS, Missing, Rows, name, value
 from helpers.report.sentences import absent, layer_labels, told
 from helpers.report.statistics import phrase, signed, wilson
@@ -15,43 +15,24 @@ MAIN, CONTROL = "grasp_iterative", "dense_from_scratch"
 ONE_SCORE = {"preserving": "absolute score at every stage", "signed": "signed score at every stage"}
 CHECKS = {"": "as chosen", "shuffled": "shuffled within layers", "reinitialized": "other initial weights", "inverted": "inverted"}
 CHECKED = ("grasp", "snip")
+WRITE_UP_COLUMNS = ("sparsity_pct", "top1_pct", "top5_pct", "size_coo_mib", "size_bitmask_mib", "macs", "effective_macs")
 COLUMNS = ("sparsity_pct", "top1_pct", "top5_pct", "val_top1_pct", "nonzero_params", "effective_macs", "epochs")
 
 # Tables -----------------------------------------------------------------------------------------------------------
 
 
 def against_write_up(all_rows: Sequence[dict]) -> Table | Markdown:
-    """The write-up's table of GraSP, our rows beside it; memory and latency as ratios to each side's dense network."""
-    rows, lines = Rows(all_rows), {}
-    for dataset in rows.datasets:
-        theirs = {
-            k: assignment.reported(dataset, MAIN, k) for k in (*COLUMNS, "size_mib", "macs", "peak_memory_mib", "latency_ms")
-        }
-        if theirs["top1_pct"] is not None:
-            base = {k: assignment.reported(dataset, "dense", k) for k in ("peak_memory_mib", "latency_ms")}
-            lines[dataset, "write-up", MAIN] = theirs | {"size_coo_mib": theirs["size_mib"]} | _ratios(theirs, base)
-        dense = rows.find(dataset, "dense")
-        for method in (MAIN, "snip", "random", CONTROL):
-            for row in rows.find(dataset, method)[:1]:
-                lines[dataset, "this report", method] = dict(row) | _ratios(row, dense[0] if dense else {})
-    if not lines:
-        return absent("GraSP beside the write-up")
-    columns = ["sparsity_pct", "top1_pct", "top5_pct", "size_coo_mib", "size_bitmask_mib", "macs", "effective_macs"]
-    columns += ["Peak memory ÷ dense", "Latency ÷ dense"]
-    index = pd.MultiIndex.from_tuples(lines, names=["dataset", "Figures", "method"])
-    frame = pd.DataFrame([[line.get(column) for column in columns] for line in lines.values()], index, columns)
-    return tables.table(
-        frame,
+    """The write-up's table of GraSP, our rows beside it."""
+    return write_up.side_by_side(
+        all_rows,
         "Iterative GraSP: the write-up's figures and ours, with SNIP, random masks and the dense control.",
-        digits={"Peak memory ÷ dense": 2, "Latency ÷ dense": 2},
-        note=f"{assignment.WRITE_UP_NOTE} Its file is a COO file. Latency here is that of the masked network run densely, "
-        "batch 1; what its zeros save is shown further down.",
+        theirs=(MAIN,),
+        ours=(MAIN, "snip", "random", CONTROL),
+        columns=WRITE_UP_COLUMNS,
+        shares={**write_up.PEAK, **write_up.LATENCY},
+        note="The write-up's file is a COO file. Latency is that of the masked network run densely, batch 1; what its zeros save "
+        "is shown further down.",
     )
-
-
-def _ratios(row: Mapping, dense: Mapping) -> dict[str, float | None]:
-    pairs = {"Peak memory ÷ dense": "peak_memory_mib", "Latency ÷ dense": "latency_ms"}
-    return {n: row[c] / dense[c] if row.get(c) and dense.get(c) else None for n, c in pairs.items()}
 
 
 def one_budget(all_rows: Sequence[dict], dataset: str) -> Table | Markdown:
@@ -112,6 +93,12 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
     return told(rows, tell)
 
 
+def _path(row: Mapping, stages: Sequence[int]) -> str:
+    """Validation top-1 after the epoch of the first pruning stage, after that of the last, and in the end."""
+    moments = dict.fromkeys((stages[0], stages[-1], len(row["log"]) - 1))
+    return ", ".join(f"{row['log'][epoch]['val_top1_pct']:.1f}" for epoch in moments)
+
+
 def curves_seen(all_rows: Sequence[dict]) -> Markdown:
     """What the stages do: signed before training and absolute after, as the main row has it, or one of the two throughout."""
     rows = Rows(all_rows)
@@ -119,11 +106,11 @@ def curves_seen(all_rows: Sequence[dict]) -> Markdown:
     def tell(dataset: str) -> str:
         pruned = rows.one(dataset, MAIN)
         epochs = [stage["epoch"] for stage in pruned["schedule"]]
-        after = pruned["log"][epochs[-1]]["val_top1_pct"]
-        text = (
-            f"On {style.dataset(dataset)} iterative GraSP has {after:.2f} % validation top-1 after the epoch that follows its "
-            f"last stage and ends at {pruned['log'][-1]['val_top1_pct']:.2f} %. "
-        )
+        text = f"On {style.dataset(dataset)} iterative GraSP has {_path(pruned, epochs)} % validation top-1 "
+        text += "after the epoch of its first stage, the epoch of its last, and all epochs"
+        if control := rows.find(dataset, CONTROL):
+            text += f"; the dense control, at the same moments, {_path(control[0], epochs)} %"
+        text += ". "
         for score, other in _one_score(rows, dataset).items():
             shown = rows.compare(other, rows.seeds(dataset, MAIN))
             text += (
@@ -133,6 +120,11 @@ def curves_seen(all_rows: Sequence[dict]) -> Markdown:
         return text.strip()
 
     return told(rows, tell)
+
+
+def began_large(row: Mapping) -> bool:
+    """Whether a training from new weights began with the larger head (`settings.Start`)."""
+    return "initialization" not in row["settings"]
 
 
 def control_seen(all_rows: Sequence[dict]) -> Markdown:
@@ -152,6 +144,11 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
             said[0] += " So short a training favours what learns fast, which need not end best."
         else:
             said[0] += "; no pruned network is above it beyond the noise."
+            if began_large(control[0]):
+                said.append(
+                    "These rows began with the head drawn as He et al. (2015) and with dropout, which hold the dense control "
+                    "back, and less so masks that thin the head: in short trainings the order of methods can be the head's."
+                )
         began = control[0]["settings"]
         drawn = began.get("initialization", "all weights drawn as He et al. (2015)")
         said.append(f"All of them began alike: {drawn}; dropout {began['dropout']:g} in the head.")
@@ -182,6 +179,8 @@ def snip_answer(all_rows: Sequence[dict]) -> Markdown:
             said.append(f"Against {name(method)}: {_compared(rows, snip, other)}; SNIP's network keeps {work:.2f}× its MACs.")
         for score, other in _one_score(rows, dataset).items():
             said.append(f"Against {name(MAIN)}, {score}: {phrase(rows.compare(snip, other), 'SNIP', 'GraSP')}.")
+        if chance := rows.find(dataset, "random"):
+            said.append(f"And against random masks: {_compared(rows, snip, chance)}.")
         return said
 
     return told(rows, tell)

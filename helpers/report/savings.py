@@ -11,7 +11,6 @@ from helpers.report.evidence import Missing, Rows
 from helpers.report.sentences import absent, told
 from helpers.report.tables import Table
 
-CURVE = ("macs=2x", "macs=4x", "", "macs=12x")
 RATIOS = {
     "MACs": "macs",
     "Size": "size_mib",
@@ -24,18 +23,12 @@ RATIOS = {
 # Accuracy against MACs --------------------------------------------------------------------------------------------
 
 
-def curve_points(rows: Rows, dataset: str) -> list[Mapping]:
-    """The main method's rows over budgets of MACs, most MACs first."""
-    found = [rows.find(dataset, MAIN, variant) for variant in CURVE]
-    return sorted((rows_[0] for rows_ in found if rows_), key=lambda row: -row["macs"])
-
-
 def curve_table(all_rows: Sequence[dict]) -> Table | Markdown:
     """Accuracy right after pruning and after fine-tuning at every budget of MACs."""
     rows, lines = Rows(all_rows), {}
     for dataset in rows.datasets:
         dense = rows.find(dataset, "dense")
-        for row in curve_points(rows, dataset) if dense else []:
+        for row in [found[0] for found in rows.macs_curve(dataset)] if dense else []:
             lines[dataset, f"{fewer(rows, row):.1f}×"] = row
     if not lines:
         return absent("accuracy against MACs")
@@ -50,7 +43,7 @@ def curve_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
     rows = Rows(all_rows)
 
     def tell(dataset: str) -> str:
-        found, dense = curve_points(rows, dataset), rows.one(dataset, "dense")
+        found, dense = [found[0] for found in rows.macs_curve(dataset)], rows.one(dataset, "dense")
         if not found:
             raise Missing(f"no channel-pruned network on {style.dataset(dataset)}")
         near = [row for row in found if row["top1_pct"] >= dense["top1_pct"] - points]

@@ -8,7 +8,7 @@ both together before it is called one.
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,15 +16,14 @@ from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as exact_mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
-from helpers import results
+from helpers import budget, results
 from helpers.report.tables import number_text
 
 CONFIDENCE = 0.95
-Z = float(stats.norm.ppf(0.5 + CONFIDENCE / 2))
 RESAMPLES = 20_000
 # Standard deviation, in points, of the CIFAR-10 accuracy of a dense VGG16 over 246 trainings at about 93.5 % of 10,000
 # images, computed from published raw results. Used, scaled by the binomial spread, where rows have too few seeds.
-PUBLISHED_SEED_SD, PUBLISHED_TOP1, PUBLISHED_IMAGES = 0.19, 0.935, 10_000
+PUBLISHED_SEED_SD, PUBLISHED_TOP1, PUBLISHED_IMAGES, PUBLISHED_TRAININGS = 0.19, 0.935, 10_000, 246
 ENOUGH_SEEDS = 3  # degrees of freedom for a spread of our own
 
 Row = Mapping
@@ -53,10 +52,15 @@ class McNemar:
 
 @dataclass(frozen=True)
 class SeedNoise:
-    """Standard deviation over seeds in points, and where it comes from."""
+    """Standard deviation over seeds in points, where it comes from, and from how many degrees of freedom."""
 
     sd: float
     source: str
+    freedom: int
+
+    def reach(self, alpha: float = 1 - CONFIDENCE) -> float:
+        """Half the width of a single training's interval, in points: a spread of few seeds is itself uncertain (t)."""
+        return float(stats.t.ppf(1 - alpha / 2, self.freedom)) * self.sd
 
 
 @dataclass(frozen=True)
@@ -71,7 +75,7 @@ class Comparison:
     total: Interval
     p: float
     seeds: tuple[int, int]
-    noise: SeedNoise
+    alpha: float = 1 - CONFIDENCE
 
     @property
     def difference(self) -> float:
@@ -80,7 +84,7 @@ class Comparison:
     @property
     def decided(self) -> bool:
         """Whether the difference is larger than test-image and seed noise together."""
-        return (self.total.low > 0 or self.total.high < 0) and self.p < 1 - CONFIDENCE
+        return (self.total.low > 0 or self.total.high < 0) and self.p < self.alpha
 
     def __str__(self) -> str:
         return (
@@ -128,7 +132,7 @@ def mcnemar(a: Row, b: Row) -> McNemar:
     return McNemar(table[0][1], table[1][0], min(p, 1.0))
 
 
-def paired_bootstrap(a: Row, b: Row) -> Interval:
+def paired_bootstrap(a: Row, b: Row, alpha: float = 1 - CONFIDENCE) -> Interval:
     """Top-1 of a minus that of b in points, with percentile limits over resampled test images.
 
     An image counts +1 where only a is right, −1 where only b is, else 0. Drawing n images with replacement is drawing
@@ -139,7 +143,7 @@ def paired_bootstrap(a: Row, b: Row) -> Interval:
     shares = [gains / count, losses / count, (count - gains - losses) / count]
     drawn = stats.multinomial(count, shares, seed=np.random.default_rng(0)).rvs(RESAMPLES)
     points = 100 * (drawn[:, 0] - drawn[:, 1]) / count
-    low, high = np.quantile(points, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
+    low, high = np.quantile(points, [alpha / 2, 1 - alpha / 2])
     return Interval(100 * (gains - losses) / count, float(low), float(high))
 
 
@@ -155,35 +159,39 @@ def _paired(a: Row, b: Row) -> tuple[np.ndarray, np.ndarray]:
 # Seeds ------------------------------------------------------------------------------------------------------------
 
 
-def spread(values: Iterable[float]) -> tuple[float, float | None, int]:
-    """(mean, standard deviation or None for one value, count)."""
-    values = list(values)
-    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None, len(values)
+def seed_noise(rows: Sequence[Row], dataset: str, from_initialization: bool, top1_pct: float, images: int) -> SeedNoise:
+    """The standard deviation over seeds on a data set, of trainings that start from new weights or of those that do not.
 
-
-def seed_noise(rows: Sequence[Row], dataset: str, top1_pct: float, images: int) -> SeedNoise:
-    """The standard deviation over seeds on a data set.
-
-    Pooled over all its methods that have rows of several seeds; where those give fewer than three degrees of freedom,
-    the published figure of CIFAR-10, scaled to the accuracy and the number of images at hand as a binomial spread is.
+    Pooled over all methods of that kind that have rows of several seeds: trainings from one trained network end closer
+    together than trainings from nothing, so one kind says nothing of the other. Where those give fewer than three
+    degrees of freedom, the published figure of CIFAR-10, scaled to the accuracy and the number of images at hand as a
+    binomial spread is.
     """
     groups = []
-    trained = sorted((r for r in rows if r.get("dataset") == dataset and r.get("epochs")), key=_group)
-    for _, members in itertools.groupby(trained, key=_group):
+    alike = (r for r in rows if r.get("dataset") == dataset and r.get("epochs") and _is_new(r) == from_initialization)
+    for _, members in itertools.groupby(sorted(alike, key=_group), key=_group):
         by_seed = {row["seed"]: row["top1_pct"] for row in members}
         if len(by_seed) > 1:
             groups.append(list(by_seed.values()))
     freedom = sum(len(group) - 1 for group in groups)
     if freedom >= ENOUGH_SEEDS:
         pooled = sum((len(group) - 1) * float(np.var(group, ddof=1)) for group in groups) / freedom
-        return SeedNoise(math.sqrt(pooled), f"pooled over {len(groups)} methods with several seeds")
+        return SeedNoise(math.sqrt(pooled), f"pooled over {len(groups)} methods with several seeds", freedom)
     accuracy = min(max(top1_pct / 100, 1 / images), 1 - 1 / images)
     ratio = accuracy * (1 - accuracy) / images / (PUBLISHED_TOP1 * (1 - PUBLISHED_TOP1) / PUBLISHED_IMAGES)
-    return SeedNoise(PUBLISHED_SEED_SD * math.sqrt(ratio), "published spread of 246 dense networks, scaled")
+    source = f"published spread of {PUBLISHED_TRAININGS} dense networks, scaled"
+    return SeedNoise(PUBLISHED_SEED_SD * math.sqrt(ratio), source, PUBLISHED_TRAININGS - 1)
 
 
-def compare(a: Sequence[Row], b: Sequence[Row], rows: Sequence[Row] = ()) -> Comparison:
+def _is_new(row: Row) -> bool:
+    return budget.from_initialization(row.get("method") or "", row.get("variant") or "")
+
+
+def compare(a: Sequence[Row], b: Sequence[Row], rows: Sequence[Row] = (), *, tests: int = 1) -> Comparison:
     """Two methods, each given as its rows over seeds; `rows` are all rows, for the seed noise.
+
+    `tests` is the number of comparisons of which one is enough for what is asked: limits and p-value's threshold are
+    widened so that all of them together err as rarely as one (Bonferroni).
 
     Networks are paired by seed where both have it, and otherwise a's first with b's first. A row that was not trained
     (`epochs` 0 or missing) is a fixed network and brings no seed noise. The p-value is the largest over the pairs.
@@ -193,15 +201,18 @@ def compare(a: Sequence[Row], b: Sequence[Row], rows: Sequence[Row] = ()) -> Com
     by_seed_a, by_seed_b = ({row.get("seed"): row for row in group} for group in (a, b))
     shared = [seed for seed in by_seed_a if seed in by_seed_b]
     pairs = [(by_seed_a[s], by_seed_b[s]) for s in shared] or [(a[0], b[0])]
-    boots = [paired_bootstrap(x, y) for x, y in pairs]
+    alpha = (1 - CONFIDENCE) / tests
+    boots = [paired_bootstrap(x, y, alpha) for x, y in pairs]
     images = Interval(*(float(np.mean([getattr(boot, field) for boot in boots])) for field in ("value", "low", "high")))
     difference = float(np.mean([row["top1_pct"] for row in a]) - np.mean([row["top1_pct"] for row in b]))
     images = Interval(difference, *(difference + limit - images.value for limit in (images.low, images.high)))
-    noise = seed_noise(rows, a[0].get("dataset"), float(np.mean([r["top1_pct"] for r in (*a, *b)])), len(correctness(a[0])))
-    variance = sum(noise.sd**2 / len(group) for group in (a, b) if group[0].get("epochs"))
-    reach = [math.hypot(limit - difference, Z * math.sqrt(variance)) for limit in (images.low, images.high)]
+    level, count = float(np.mean([r["top1_pct"] for r in (*a, *b)])), len(correctness(a[0]))
+    trained = [group for group in (a, b) if group[0].get("epochs")]
+    noises = [seed_noise(rows, group[0].get("dataset"), _is_new(group[0]), level, count) for group in trained]
+    seeds = [noise.reach(alpha) / math.sqrt(len(group)) for noise, group in zip(noises, trained, strict=True)]
+    reach = [math.hypot(limit - difference, *seeds) for limit in (images.low, images.high)]
     total = Interval(difference, difference - reach[0], difference + reach[1])
-    return Comparison(images, total, max(mcnemar(x, y).p for x, y in pairs), (len(a), len(b)), noise)
+    return Comparison(images, total, max(mcnemar(x, y).p for x, y in pairs), (len(a), len(b)), alpha)
 
 
 # Words ------------------------------------------------------------------------------------------------------------

@@ -35,6 +35,13 @@ class Choice:
     kind: str
 
 
+def require_cpu(network: models.VGG) -> None:
+    """ValueError unless the network's weights lie on the CPU, where the kernels run and their times are taken."""
+    elsewhere = {str(weight.device) for weight in network.parameters()} - {"cpu"}
+    if elsewhere:
+        raise ValueError(f'sparse networks run on the CPU, this one is on {min(elsewhere)}: pass a copy moved by .to("cpu")')
+
+
 def _sized(network: models.VGG) -> list[tuple[Operation, tuple[int, int, int]]]:
     """The prunable layers with the (channels, height, width) that they see."""
     x, sized = torch.zeros(1, 3, network.image_size, network.image_size), []
@@ -48,7 +55,8 @@ def _sized(network: models.VGG) -> list[tuple[Operation, tuple[int, int, int]]]:
 
 
 def _key(op: Operation, size: tuple[int, int, int], layout: str) -> str:
-    bucket = -(-int(op.density * 1000) * BUCKETS // 1000) if op.density < 1 else BUCKETS
+    kept = int(op.weight.count_nonzero())
+    bucket = -(-kept * BUCKETS // op.weight.numel())  # in whole numbers: 0.2 in float32 is a little more than 4/20
     shape = "x".join(map(str, op.weight.shape))
     extras = f"stride {op.stride} padding {op.padding} relu {int(op.relu)} pool {int(op.pool)}"
     return f"{layout} {shape} on {'x'.join(map(str, size))} {extras} density {max(1, bucket)}/{BUCKETS}"
@@ -91,9 +99,11 @@ def _measure(op: Operation, size: tuple[int, int, int], layout: str, density: fl
 
 @torch.no_grad()
 def table(network: models.VGG) -> list[Choice]:
-    """Both layouts' times and choices for every layer; measures what this machine has not measured before. Empty where
-    sparse kernels are not available.
+    """Both layouts' times and choices for every layer; measures what this machine has not measured before.
+
+    Empty where sparse kernels are not available. Raises ValueError for a network that is not on the CPU.
     """
+    require_cpu(network)
     if kernels.available() is not None:
         return []
     parts = (kernels.processor(), torch.__version__, kernels.SOURCE.read_text())

@@ -403,7 +403,6 @@ int conv_images(const Layer* layer, const float* x, float* out, int64_t images) 
 #define TILES(V, R, C) TILE(V, R, C, 0) TILE(V, R, C, 1) TILE(V, R, C, 2) TILE(V, R, C, 4)
 #if defined(__AVX512F__)
   TILES(16, 4, 4)
-  TILES(8, 4, 4)
 #elif defined(__AVX__)
   TILES(8, 4, 2)
 #else
@@ -414,14 +413,10 @@ int conv_images(const Layer* layer, const float* x, float* out, int64_t images) 
   return 1;
 }
 
-// [blocks of images][channels][lanes] -> [blocks][filters, or a quarter of them with `pool`][lanes]
+// [blocks of images][channels][lanes] -> [blocks][filters, or a quarter of them with `pool`][lanes]; 1 for other lanes
 int product_images(const Layer* layer, const float* x, float* out, int64_t images) {
-  if (layer->lanes == kWidest)
-    product_images_of<kWidest>(*layer, x, out, images);
-  else if (layer->lanes == 8)
-    product_images_of<8>(*layer, x, out, images);
-  else
-    return 1;
+  if (layer->lanes != kWidest) return 1;
+  product_images_of<kWidest>(*layer, x, out, images);
   return 0;
 }
 

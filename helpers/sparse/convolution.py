@@ -15,30 +15,19 @@ from helpers.sparse import choice, kernels, layers
 from helpers.sparse.kernels import available
 from helpers.sparse.layers import IMAGES, POSITIONS, Operation, Step
 
-__all__ = ["SparseNetwork", "available", "compile_sparse", "sparse_conv2d"]
-
-
-def sparse_conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1, padding: int = 0) -> Tensor:
-    """F.conv2d on the non-zeros of `weight` alone: (N, C, H, W) float32 → (N, F, H', W'), in the layout that suits N.
-
-    Builds the lists on every call; a network keeps them (`compile_sparse`).
-    """
-    bias = weight.new_zeros(len(weight)) if bias is None else bias
-    op = Operation("", weight.detach().contiguous(), bias.detach(), stride, padding)
-    x = x.detach().contiguous()
-    if layers.layout_of(len(x)) == POSITIONS:
-        return layers.positions_step(op, *x.shape[1:])(x)
-    return kernels.from_images(layers.images_step(op, *x.shape[1:])(kernels.to_images(x, layers.lanes_of())), len(x))
+__all__ = ["SparseNetwork", "available", "compile_sparse"]
 
 
 class SparseNetwork:
     """A compiled network: float32 (N, 3, H, W) on the CPU → (N, classes) logits, for any N and any size the network takes.
 
     `plan[layout][layer]` is "dense" or "sparse"; a layer that the plan does not name runs sparsely. `reason` is None, or one
-    line that says why everything runs dense.
+    line that says why everything runs dense. Raises ValueError for a network that is not on the CPU, or a plan that names what
+    the network has not.
     """
 
     def __init__(self, network: models.VGG, plan: Mapping[str, Mapping[str, str]]):
+        choice.require_cpu(network)
         self.reason = available()
         self._operations = layers.operations(network)
         names = [op.name for op in self._operations if isinstance(op, Operation)]
@@ -109,6 +98,6 @@ def compile_sparse(network: models.VGG, *, plan: Mapping[str, Mapping[str, str]]
     """`network` as a callable that touches non-zero weights only where that is faster.
 
     Without a `plan` ({"images" | "positions": {layer: "dense" | "sparse"}}) each layer takes what `choice.plan` measured to be
-    faster on this machine; an empty plan runs every layer sparsely.
+    faster on this machine; an empty plan runs every layer sparsely. Raises ValueError as `SparseNetwork` does.
     """
     return SparseNetwork(network, choice.plan(network) if plan is None else plan)

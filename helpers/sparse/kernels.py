@@ -74,7 +74,8 @@ def _build(library: Path, flags: tuple[str, ...]) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as directory:
         arguments = {"extra_cflags": list(flags), "extra_ldflags": ["-fopenmp"], "build_directory": directory}
         cpp_extension.load(NAME, [str(SOURCE)], **arguments, is_python_module=False)
-        os.replace(Path(directory) / f"{NAME}.so", library)
+        (built,) = Path(directory).glob("*.so")  # torch numbers the names of all but a process's first build
+        os.replace(built, library)
 
 
 def _opened(library: Path) -> ctypes.CDLL:
@@ -89,14 +90,14 @@ def _opened(library: Path) -> ctypes.CDLL:
 
 
 @functools.cache
-def load() -> ctypes.CDLL:
-    """The compiled functions; Unavailable when there is no compiler, no ninja or the build fails."""
+def _found() -> ctypes.CDLL | str:
+    """The compiled functions, or in one line why there are none; tried once a process, since a failing build takes long."""
     beside = str(Path(sys.executable).parent)  # where pip puts ninja, also when the environment was never activated
     if beside not in os.environ.get("PATH", "").split(os.pathsep):
         os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), beside])
     for tool in (_compiler(), "ninja"):
         if shutil.which(tool) is None:
-            raise Unavailable(f"sparse kernels need {tool}, which is not installed: networks run dense")
+            return f"sparse kernels need {tool}, which is not installed: networks run dense"
     reason = ""
     narrow = NARROW.get(torch.backends.cpu.get_cpu_capability(), ())
     for flags in [(*FLAGS[0], *narrow), *FLAGS[1:]]:
@@ -110,16 +111,21 @@ def load() -> ctypes.CDLL:
             return _opened(library)
         except (RuntimeError, OSError, AttributeError, subprocess.SubprocessError) as error:
             reason = reason or next((line for line in str(error).splitlines() if "error" in line), str(error).split("\n")[0])
-    raise Unavailable(f"sparse kernels could not be built ({reason[:200]}): networks run dense")
+    return f"sparse kernels could not be built ({reason[:200]}): networks run dense"
+
+
+def load() -> ctypes.CDLL:
+    """The compiled functions; Unavailable when there is no compiler, no ninja or the build fails."""
+    found = _found()
+    if isinstance(found, str):
+        raise Unavailable(found)
+    return found
 
 
 def available() -> str | None:
     """None when networks run sparsely, else one line that says why not. Builds the kernels at the first call."""
-    try:
-        load()
-    except Unavailable as reason:
-        return str(reason)
-    return None
+    found = _found()
+    return found if isinstance(found, str) else None
 
 
 def to_images(x: Tensor, lanes: int) -> Tensor:

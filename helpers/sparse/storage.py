@@ -134,10 +134,6 @@ _READERS: dict[str, tuple[tuple[str, ...], Callable[[Parts, torch.Size], Tensor]
 }
 
 
-def _weights(network: models.VGG) -> dict[str, Tensor]:
-    return {f"{name}.weight": layer.weight for name, layer in models.weight_layers(network).items()}
-
-
 def _too_large(dense_bytes: int, file_bytes: int) -> bool:
     return dense_bytes > max(FREE_DENSE_BYTES, MOST_EXPANSION * file_bytes)
 
@@ -149,7 +145,7 @@ def save(network: models.VGG, path: str | Path, format: str) -> int:
     """
     if format not in FORMATS:
         raise ValueError(f"unknown format {format!r}; the formats are {', '.join(FORMATS)}")
-    weights = _weights(network)
+    weights = models.weights(network)
     tensors = {name: tensor for name, tensor in network.state_dict().items() if name not in weights}
     for name, weight in weights.items():
         if weight.dtype != torch.float32:
@@ -196,14 +192,15 @@ def _described(metadata: Mapping[str, str]) -> tuple[models.VGG, str]:
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, RecursionError, OverflowError) as error:
         reason = str(error).split("\n")[0][:200]
         raise _Malformed(f"its architecture is not one of a VGG ({type(error).__name__}: {reason})") from None
-    _require(shapes == {name: list(w.shape) for name, w in _weights(network).items()}, "its shapes are not the architecture's")
+    expected = {name: list(weight.shape) for name, weight in models.weights(network).items()}
+    _require(shapes == expected, "its shapes are not the architecture's")
     return network.eval(), format
 
 
 def _assemble(tensors: dict[str, Tensor], metadata: Mapping[str, str], file_bytes: int) -> models.VGG:
     network, format = _described(metadata)
     part_names, read = _READERS[format]
-    weights = _weights(network)
+    weights = models.weights(network)
     dense_bytes = sum(4 * weight.numel() for weight in weights.values())
     _require(not _too_large(dense_bytes, file_bytes), f"{file_bytes} bytes claim to hold {dense_bytes} bytes of weights")
     skeleton = network.state_dict()
@@ -231,7 +228,7 @@ def entropy_bound(network: models.VGG) -> int:
     A layer with k of n weights kept needs log2(n over k) bits to say which, and 32 bits a value; biases and batch norms
     stay dense.
     """
-    weights = _weights(network)
+    weights = models.weights(network)
     dense = sum(tensor.nbytes for name, tensor in network.state_dict().items() if name not in weights)
     bits = 0.0
     for weight in weights.values():

@@ -9,7 +9,7 @@ from IPython.display import Markdown
 from helpers.report import frontier, style
 from helpers.report.claims_accuracy import MAGNITUDE
 from helpers.report.evidence import Rows, name
-from helpers.report.sentences import absent
+from helpers.report.sentences import absent, layer_labels
 from helpers.report.style import Figure
 
 AXES = {
@@ -30,7 +30,7 @@ def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
         return absent(f"accuracy against {AXES[kind][2]}")
     label, scale, short = AXES[kind]
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 4.6 * len(panels)), squeeze=False)
-    told, below = [], 0
+    told, below = [], []
     for axes, (dataset, points) in zip(grid.flat, panels.items(), strict=True):
         best = frontier.pareto(points)
         axes.step(
@@ -54,7 +54,7 @@ def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
         _plain_numbers(axes.xaxis)
         axes.set(xlabel=label, ylabel="Top-1 (%)", title=style.dataset(dataset))
         floor = max(row["top1_pct"] for _, row in points) - REACH
-        below += sum(row["top1_pct"] < floor for _, row in points)
+        below += [f"{frontier.called(row)} on {style.dataset(dataset)}" for _, row in points if row["top1_pct"] < floor]
         if axes.get_ylim()[0] < floor:
             axes.set_ylim(floor, floor + 1.1 * REACH)
         style.scatter_labels(axes, [place for place in labels if place[1] >= floor])
@@ -65,7 +65,7 @@ def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
         alt=f"Top-1 accuracy against {short}, one panel a data set. On the front, from cheap to accurate: {'; '.join(told)}.",
         caption=f"Accuracy against {short}. The grey band runs along the networks that no other beats: none is cheaper and more "
         "accurate. Lines join one method's networks at several sparsities or MAC budgets."
-        + (f" More than {REACH:g} points below the best, and off the axis: {below}." if below else ""),
+        + (f" More than {REACH:g} points below the best, and off the axis: {', '.join(below)}." if below else ""),
     )
 
 
@@ -86,11 +86,11 @@ def density_profiles(
             look, density = style.method(method), [100 * layer["kept"] / layer["total"] for layer in row["layers"]]
             axes.plot(density, color=look.color, marker=look.marker, linestyle=look.line)
             labels.append((len(density) - 1, density[-1], look.label, look.color))
-            sparsest = row["layers"][int(np.argmin(density))]["name"]
+            sparsest = layer_labels(layer["name"] for layer in row["layers"])[int(np.argmin(density))]
             told.append(f"{look.label} on {style.dataset(dataset)} leaves least in {sparsest}, {min(density):.1f} %")
         axes.set_yscale("log")
         _plain_numbers(axes.yaxis)
-        layers = [layer["name"] for layer in next(iter(found.values()))["layers"]]
+        layers = layer_labels(layer["name"] for layer in next(iter(found.values()))["layers"])
         axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
         axes.set_xlim(-0.5, len(layers) + 3.2)
         axes.set(ylabel="Weights left (%)", title=style.dataset(dataset))
@@ -118,7 +118,7 @@ def shared_weights(overlaps: Mapping[str, Mapping]) -> Figure | Markdown:
         values = np.array([[100 * table[a][b]["jaccard"] for b in methods] for a in methods])
         lower = np.tril(np.ones_like(values, dtype=bool), -1)[1:, :-1]  # each pair once
         shown = np.where(lower, values[1:, :-1], np.nan)
-        image = axes.imshow(shown, cmap=style.SEQUENTIAL, vmin=0, vmax=100, aspect="auto")
+        image = axes.imshow(shown, cmap=f"{style.SEQUENTIAL}_r", vmin=0, vmax=100, aspect="auto")
         for i, j in zip(*np.nonzero(lower), strict=True):
             pair = table[methods[i + 1]][methods[j]]
             red, green, blue, _ = image.cmap(image.norm(shown[i, j]))
@@ -139,7 +139,7 @@ def shared_weights(overlaps: Mapping[str, Mapping]) -> Figure | Markdown:
         "04_shared_weights",
         alt=f"A triangle of pairs of methods with the share of weights that both keep: on {'; on '.join(told)}.",
         caption="Weights that two masks both keep, in percent of those that either keeps, all layers together; below it what "
-        "masks with the same densities in every layer would share by chance.",
+        "masks with the same densities in every layer would share by chance. The darker, the more is shared.",
     )
 
 
@@ -150,7 +150,7 @@ def gradients(rows: Sequence[Mapping], methods: Sequence[str]) -> Figure | Markd
     for dataset in known.datasets:
         found = {m: known.find(dataset, m)[0] for m in methods if known.find(dataset, m)}
         found = {m: row for m, row in found.items() if row.get("gradient_norm")}
-        if len(found) > 1:
+        if len(found) > 2:  # two points tell nothing of a relation
             panels[dataset] = found
     if not panels:
         return absent("gradient norm and accuracy")

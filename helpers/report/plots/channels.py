@@ -11,7 +11,7 @@ from helpers.report import assignment, channels, style
 from helpers.report.channels import MAIN, SCRATCH, convs
 from helpers.report.evidence import Rows
 from helpers.report.one_layer import CURVES, OneLayer
-from helpers.report.savings import curve_points, ratios
+from helpers.report.savings import ratios
 from helpers.report.sentences import absent, layer_labels
 
 CURVE_LOOKS = {"before": (MAIN, ":"), "lasso": (MAIN, "-"), "l1": ("l1_filters", "--"), "random": ("random_channels", "-.")}
@@ -85,13 +85,16 @@ def widths(all_rows: Sequence[dict], dataset: str) -> style.Figure | Markdown:
     places = np.arange(len(before))
     figure, axes = plt.subplots(figsize=(style.WIDTH, 4.0))
     axes.bar(places, before, color=GREY, width=0.8, label="dense")
-    bars = axes.bar(places, after, color=style.method(MAIN).color, width=0.8, label="equal marginal error for a MAC")
-    axes.bar_label(bars, padding=2, fontsize=8.5)
+    axes.bar(places, after, color=style.method(MAIN).color, width=0.8, label="equal marginal error for a MAC")
     for variant, marker, label in (("widths=uniform", "_", "uniform"), ("widths=he", "x", "1 : 1.5")):
         if other := rows.find(dataset, MAIN, variant):
             axes.plot(places, convs(other[0]["widths"]), marker, color=style.WARN, ms=9, mew=1.8, ls="", label=label)
-    axes.set_xticks(places, [label.removeprefix("conv ") for label in labels])
-    axes.set(xlabel="convolution", ylabel="output channels", title=f"{style.dataset(dataset)}: channels that stay")
+    axes.set_xticks(places, [f"{label.removeprefix('conv ')}\n{kept}" for label, kept in zip(labels, after, strict=True)])
+    axes.set(
+        xlabel="convolution, and the channels it keeps",
+        ylabel="output channels",
+        title=f"{style.dataset(dataset)}: channels that stay",
+    )
     axes.grid(axis="x", visible=False)
     axes.legend(loc="upper left")
     return style.show(
@@ -99,8 +102,8 @@ def widths(all_rows: Sequence[dict], dataset: str) -> style.Figure | Markdown:
         f"03_widths_{dataset}",
         alt=f"Bars of output channels of {len(before)} convolutions before and after pruning; after: "
         f"{', '.join(map(str, after))}.",
-        caption=f"Grey: the dense network. Green, with numbers: the network of {found[0]['macs'] / 1e6:.2f} M MACs. Marks: what "
-        "other rules keep at the same budget, where they were computed.",
+        caption=f"Grey: the dense network. Green, its channels below: the network of {found[0]['macs'] / 1e6:.2f} M MACs. "
+        "Marks: what other rules keep at the same budget, where they were computed.",
     )
 
 
@@ -138,7 +141,7 @@ def errors(all_rows: Sequence[dict], dataset: str) -> style.Figure | Markdown:
 def accuracy(all_rows: Sequence[dict]) -> style.Figure | Markdown:
     """Top-1 against MACs: right after pruning, fine-tuned, the controls, the write-up and published networks."""
     rows = Rows(all_rows)
-    names = [name for name in rows.datasets if curve_points(rows, name)]
+    names = [name for name in rows.datasets if rows.macs_curve(name)]
     if not names:
         return absent("accuracy against MACs")
     figure, panels = plt.subplots(1, len(names), squeeze=False, figsize=(style.WIDE if len(names) > 1 else style.WIDTH, 4.8))
@@ -151,13 +154,13 @@ def accuracy(all_rows: Sequence[dict]) -> style.Figure | Markdown:
         "03_accuracy",
         alt="Test top-1 against MACs on a logarithmic axis for channel pruning right after pruning and fine-tuned, its controls "
         "at one budget, the dense network as a level, and the write-up's network.",
-        caption="Open marks, dotted: nothing trained after pruning. Filled: fine-tuned. Crosses: figures of others, trained "
-        "with other budgets and from other dense networks.",
+        caption="Open marks, dotted: nothing trained after pruning. Filled: fine-tuned. Star and pluses: figures of others, "
+        "trained with other budgets and from other dense networks.",
     )
 
 
 def _accuracy(axes: plt.Axes, rows: Rows, dataset: str) -> None:
-    look, points = style.method(MAIN), curve_points(rows, dataset)
+    look, points = style.method(MAIN), [found[0] for found in rows.macs_curve(dataset)]
     macs = [row["macs"] / 1e6 for row in points]
     at_once = [row["pruned_top1_pct"] for row in points]
     axes.plot(macs, at_once, ls=":", marker=look.marker, mfc="white", color=look.color, label=f"{look.label}, at once")
@@ -170,12 +173,17 @@ def _accuracy(axes: plt.Axes, rows: Rows, dataset: str) -> None:
         level = style.method(row["method"])
         axes.axhline(row["top1_pct"], color=level.color, ls=level.line, lw=1.2, label=level.label)
     others = assignment.published(dataset, "structured")
-    marks = [(theirs, top1, "published") for theirs, top1 in zip(others.get("macs", []), others.get("top1_pct", []), strict=True)]
+    marks = [(r.macs, r.top1_pct, r.source) for r in others.itertuples() if r.macs == r.macs]
     if (theirs := assignment.reported(dataset, MAIN, "macs")) is not None:
         marks.append((theirs, assignment.reported(dataset, MAIN, "top1_pct"), "write-up"))
     for place, top1, label in marks:
         color = style.WARN if label == "write-up" else style.SOFT_INK
-        axes.plot(place / 1e6, top1, "X" if label == "write-up" else "P", color=color, ms=8, label=label)
+        marker, shown = ("*", label) if label == "write-up" else ("P", "published")
+        axes.plot(place / 1e6, top1, marker, color=color, ms=9, label=shown)
+        if label != "write-up":
+            below = any(0 <= row["top1_pct"] - top1 < 1 for row in rows.find(dataset, "dense"))  # clear of the dense line
+            offset = (7, -11 if below else 0)
+            axes.annotate(label, (place / 1e6, top1), offset, textcoords="offset points", va="center", fontsize=8.5, color=color)
     axes.set_xscale("log")
     axes.set_xticks(macs, [f"{m:.3g}\n{channels.fewer(rows, row):.1f}×" for m, row in zip(macs, points, strict=True)])
     axes.xaxis.set_minor_locator(ticker.NullLocator())

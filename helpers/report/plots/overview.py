@@ -4,12 +4,13 @@ from collections.abc import Mapping, Sequence
 
 import matplotlib.pyplot as plt
 
+from helpers import budget
 from helpers.report import style
-from helpers.report.evidence import Missing, Rows, mean, name
+from helpers.report.evidence import Missing, Rows, mean, name, variants
 from helpers.report.style import Figure
 
 GAINS = {"bytes": "File, times smaller", "latency": "Inference of 128 images, times faster"}
-
+Network = tuple[str, str]  # method and variant
 
 SHOWN = (  # the write-up's three ways, SNIP, and the controls that say what each is worth; notebook 04 draws all
     "layerwise_magnitude",
@@ -37,35 +38,43 @@ def overview(rows: Sequence[Mapping]) -> Figure | None:
             _panel(axes, panels.get((dataset, kind), {}), GAINS[kind])
     for (dataset, kind), points in panels.items():
         axes = grid[datasets.index(dataset)][kinds.index(kind)]
-        style.scatter_labels(axes, [(*at, style.method(m).label, style.method(m).color) for m, at in points.items()])
-    return style.show(figure, "index_overview", alt=_told(panels), caption=CAPTION)
+        style.scatter_labels(axes, [(*at, name(m, v), style.method(m).color) for (m, v), at in points.items()])
+    return style.show(figure, "index_overview", alt=_told(panels), caption=CAPTION.format(epochs=_epochs(known)))
 
 
 CAPTION = (
     "What pruning gains (right is better) and what it costs in accuracy (up is better), against a dense control: fine-tuned "
-    "alike, or trained from scratch alike for GraSP, SNIP and random. Each network in its smallest exact file and on its "
+    "({epochs}), or trained from scratch alike for GraSP, SNIP and random. Each network in its smallest exact file and on its "
     "fastest kernel."
 )
 
 
-def _gains(rows: Rows, dataset: str, kind: str) -> dict[str, tuple[float, float]]:
-    """Method → (times less of the cost, points of top-1 against its dense control)."""
+def _epochs(rows: Rows) -> str:
+    """How long the networks that begin from the trained one were trained, beside their control."""
+    tuned = ("dense_finetuned", *(m for m in SHOWN if not budget.from_initialization(m)))
+    found = {m: row[0]["epochs"] for m in tuned for d in rows.datasets if (row := rows.find(d, m))}
+    return ", ".join(f"{name(method)} {epochs}" for method, epochs in found.items()) + " epochs"
+
+
+def _gains(rows: Rows, dataset: str, kind: str) -> dict[Network, tuple[float, float]]:
+    """(Method, variant) → (times less of the cost, points of top-1 against its dense control)."""
     found = {}
-    for method in SHOWN:
+    for method, variant in ((m, v) for m in SHOWN for v in variants(m)):
         control = "dense_from_scratch" if style.method(method).family == style.INIT else "dense_finetuned"
         try:
-            gain = rows.gain(rows.one(dataset, method), kind)
-            lost = mean(rows.seeds(dataset, method), "top1_pct") - mean(rows.seeds(dataset, control), "top1_pct")
+            pruned = rows.seeds(dataset, method, variant)
+            gain = rows.gain(pruned[0], kind)
+            lost = mean(pruned, "top1_pct") - mean(rows.seeds(dataset, control), "top1_pct")
         except Missing:
             continue
-        found[method] = (gain, lost)
+        found[method, variant] = (gain, lost)
     return found
 
 
-def _panel(axes: plt.Axes, points: Mapping[str, tuple[float, float]], label: str) -> None:
+def _panel(axes: plt.Axes, points: Mapping[Network, tuple[float, float]], label: str) -> None:
     axes.axhline(0, color=style.SOFT_INK, linewidth=1, linestyle="--")
     axes.axvline(1, color=style.SOFT_INK, linewidth=1, linestyle="--")
-    for method, (gain, lost) in points.items():
+    for (method, _), (gain, lost) in points.items():
         look = style.method(method)
         axes.plot(gain, lost, look.marker, color=look.color, markersize=8, markeredgecolor="white")
     axes.set_xscale("log")
@@ -79,13 +88,13 @@ def _panel(axes: plt.Axes, points: Mapping[str, tuple[float, float]], label: str
     axes.set_xlabel(label)
 
 
-def _told(panels: Mapping[tuple[str, str], Mapping[str, tuple[float, float]]]) -> str:
+def _told(panels: Mapping[tuple[str, str], Mapping[Network, tuple[float, float]]]) -> str:
     """The figure in words, for a reader who cannot see it."""
     parts = []
     for (dataset, kind), points in panels.items():
-        most = max(points, key=lambda m: points[m][0])
+        most = max(points, key=lambda network: points[network][0])
         gain, lost = points[most]
         parts.append(
-            f"{style.dataset(dataset)}, {GAINS[kind].lower()}: {name(most)} gains most, {gain:.1f} times at {lost:+.1f} points"
+            f"{style.dataset(dataset)}, {GAINS[kind].lower()}: {name(*most)} gains most, {gain:.1f} times at {lost:+.1f} points"
         )
     return "Gain over the dense network against points of accuracy lost, one point a method. " + "; ".join(parts) + "."

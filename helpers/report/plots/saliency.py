@@ -38,8 +38,9 @@ def toy(toy: Toy) -> style.Figure:
     return style.show(
         figure,
         "02_toy",
-        alt=f"Scatter of {len(x)} weights: those with a large positive score raise the squared gradient norm when they are "
-        "removed, those with a negative score lower it.",
+        alt=f"Scatter of {len(x)} weights, score against the change of the squared gradient norm. Of the {removed.sum()} "
+        f"with the largest scores {(y[removed] > 0).sum()} raise it when they are removed alone and {(y[removed] < 0).sum()} "
+        "lower it.",
         caption="One mark a weight of the tiny network. Right: its score as GraSP defines it. Up: what really happens to the "
         "squared gradient norm when that weight alone is set to zero. Both axes are logarithmic away from zero.",
     )
@@ -57,6 +58,7 @@ def at_once(found: AtOnce | None) -> style.Figure:
         look = looks[rule]
         axes.plot(percent, left, look.line, marker=look.marker, color=look.color)
         ends.append((percent[-1], left[-1], rule, look.color))
+    axes.plot(percent, found.counted_all, ls="--", lw=1, color=looks["signed"].color)
     axes.plot(percent, found.promised, ls=":", color=looks["signed"].color)
     ends.append((percent[-1], found.promised[-1], "signed, promised", looks["signed"].color))
     axes.axhline(1, color=style.SOFT_INK, lw=0.8)
@@ -72,8 +74,9 @@ def at_once(found: AtOnce | None) -> style.Figure:
         "02_at_once",
         alt=f"Gradient norm after removing {percent[0]:g} to {percent[-1]:g} percent of the weights at once, relative to before, "
         f"for a signed, an absolute and a random choice; at the right {worst} leaves least.",
-        caption=f"{style.dataset(found.dataset)}, the network of this profile before training, {found.images} images. Dotted: "
-        "what the sum of the signed scores promises to first order.",
+        caption=f"{style.dataset(found.dataset)}, the network of this profile before training, {found.images} images. "
+        "Norms over the weights that are left; dashed: signed, over the removed ones as well. Dotted: what the sum of the signed "
+        "scores promises of that to first order.",
     )
 
 
