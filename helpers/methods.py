@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
-from helpers import files, machine, models, plan, settings, training
+from helpers import files, machine, models, plan, pretrained, settings, training
 from helpers.context import PER_CLASS, Context
 from helpers.models import VGG
 from helpers.pruning import channels, comparison, saliency, schedule, sensitivity
@@ -31,7 +31,10 @@ def _dense(context: Context) -> Outcome:
     network = context.dense()
     if context.key.variant.startswith("normalization="):
         network.normalization = _named_normalization(context.key.variant)
-    return Outcome(network, weights=context.weights_name, extras={"weights_digest": files.digest_of(network.state_dict())})
+    extras = {"weights_digest": files.digest_of(network.state_dict())}
+    if context.profile.weights == "local" and (training_of := pretrained.training_of(context.key.dataset)):
+        extras["weights_training"] = training_of
+    return Outcome(network, weights=context.weights_name, extras=extras)
 
 
 def _dense_finetuned(context: Context) -> Outcome:

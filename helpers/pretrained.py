@@ -43,6 +43,16 @@ def load(dataset: str, source: str = "local") -> models.VGG:
     return network.eval()
 
 
+def training_of(dataset: str) -> str | None:
+    """How the local weights were trained, in the words of their file's header; None where it says nothing."""
+    try:
+        with safe_open(settings.weights_path(dataset), framework="pt") as handle:
+            said = json.loads((handle.metadata() or {}).get("training", "null"))
+    except (SafetensorError, OSError, ValueError):
+        return None
+    return said if isinstance(said, str) else None
+
+
 def _from_file(path: Path) -> tuple[dict[str, Tensor], models.Normalization]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: put trained weights there, point WEIGHTS_DIR at them, or use source='hub'")

@@ -13,7 +13,7 @@ COLUMNS = (
     *("peak_memory_mib", "average_memory_mib", "energy_mj"),
 )
 # what the quiet pass may change in a row: `commit` and `torch` stay those that trained it
-CHANGED = (*COLUMNS, "reasons", "device", "threads", "dtype", "timed_commit", "timed_torch")
+CHANGED = (*COLUMNS, "reasons", "device", "threads", "dtype", "run_densely", "timed_commit", "timed_torch")
 
 
 def pending(key: RowKey) -> dict[str, str]:
@@ -69,6 +69,11 @@ def _measure(profile: Profile, wanted: dict[RowKey, dict], seconds: float) -> No
         if sparse not in runs:
             why_not = f"not measured: {unavailable}" if unavailable else "not measured: the network has no zeros to skip"
             reasons |= dict.fromkeys(("sparse_latency_ms", "sparse_latency_batch128_ms"), why_not)
+        if sparse in runs:  # which layers the sparse network runs on dense kernels, since they are faster there
+            row["run_densely"] = {
+                layout: [name for name, kernel in chosen.items() if kernel == "dense"]
+                for layout, chosen in runs[sparse].plan.items()
+            }
         row |= {
             "latency_ms": single[dense].median_ms,
             "latency_p90_ms": single[dense].p90_ms,

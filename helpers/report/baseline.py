@@ -149,7 +149,7 @@ def costs(rows: Sequence[dict]) -> Table:
 
 def costs_seen(rows: Sequence[dict]) -> Markdown:
     """How our dense rows compare with the write-up's and the published ones."""
-    lines = [f"- {style.dataset(row['dataset'])}: {_beside(row)}" for row in dense(rows)]
+    lines = [f"- {style.dataset(row['dataset'])}: {_beside(row)}{_trained(row)}" for row in dense(rows)]
     if any(assignment.reported(row["dataset"], "dense", "top1_pct") for row in dense(rows)):
         last = "Whether wrongly normalised images explain that baseline is tested in [the next notebook](01_sensitivity.ipynb)."
     else:
@@ -174,6 +174,12 @@ def _beside(row: dict) -> str:
         f" MACs differ from the write-up's by {apart:.3f} %: {same} architecture. Its top-1 of {theirs:.2f} % lies "
         f"{_points(theirs, row['top1_pct'])} ours and {_points(theirs, released)} what the released weights reach."
     )
+
+
+def _trained(row: dict) -> str:
+    """How its weights were trained, where their file says so; what it was trained with bounds what it reaches."""
+    said = row.get("weights_training")
+    return f" The weights are given; their training, as their file states it: {said}." if said else ""
 
 
 def _points(a: float, b: float) -> str:

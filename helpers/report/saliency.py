@@ -14,6 +14,7 @@ from helpers.report.tables import Table, number_text
 MAIN, CONTROL = "grasp_iterative", "dense_from_scratch"
 ONE_SCORE = {"preserving": "absolute score at every stage", "signed": "signed score at every stage"}
 CHECKS = {"": "as chosen", "shuffled": "shuffled within layers", "reinitialized": "other initial weights", "inverted": "inverted"}
+PUBLISHED = "Published"
 CHECKED = ("grasp", "snip")
 WRITE_UP_COLUMNS = ("sparsity_pct", "top1_pct", "top5_pct", "size_coo_mib", "size_bitmask_mib", "macs", "effective_macs")
 COLUMNS = ("sparsity_pct", "top1_pct", "top5_pct", "val_top1_pct", "nonzero_params", "effective_macs", "epochs")
@@ -44,21 +45,31 @@ def one_budget(all_rows: Sequence[dict], dataset: str) -> Table | Markdown:
         label = name(method) + (f", {ONE_SCORE[variant]}" if variant else "")
         bounds = wilson(found[0]) if found and found[0].get("correct") else None
         lines[label] = {column: found[0].get(column) if found else None for column in COLUMNS} | {
-            "95 %": f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}" if bounds else None
+            "95 %": f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}" if bounds else None,
+            PUBLISHED: None if variant else _published(dataset, method),
         }
         if not found:
             reasons |= {(label, column): "not computed yet" for column in lines[label]}
     if all(line["top1_pct"] is None for line in lines.values()):
         return absent(f"the comparison on {style.dataset(dataset)}")
-    frame = pd.DataFrame.from_dict(lines, orient="index")[["sparsity_pct", "top1_pct", "95 %", *COLUMNS[2:]]]
+    frame = pd.DataFrame.from_dict(lines, orient="index")[["sparsity_pct", "top1_pct", "95 %", *COLUMNS[2:], PUBLISHED]]
     frame.index.name = "Method"
     return tables.table(
         frame,
         f"{style.dataset(dataset)}: pruned before or while training, same start, epochs, learning rates and data order.",
         best={"top1_pct": "max", "effective_macs": "min"},
         reasons=reasons,
-        note="95 %: Wilson interval of top-1, test-image noise alone. Effective MACs: multiply-adds that touch a kept weight.",
+        digits={PUBLISHED: 1},
+        note="95 %: Wilson interval of top-1, test-image noise alone. Effective MACs: multiply-adds that touch a kept weight. "
+        f"{PUBLISHED}: {assignment.citations([assignment.AT_INIT])}.",
     )
+
+
+def _published(dataset: str, method: str) -> float | None:
+    """Top-1 of a method in the raw results of a published comparison, with a long training."""
+    known = assignment.published(dataset, method)
+    known = known[known["source"] == assignment.AT_INIT.short] if len(known) else known
+    return float(known["top1_pct"].iloc[0]) if len(known) else None
 
 
 # What is seen -----------------------------------------------------------------------------------------------------
