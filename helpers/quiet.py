@@ -1,6 +1,7 @@
 """The quiet pass: memory, latency and energy of rows whose networks are on disk, when nothing else runs."""
 
 from collections.abc import Callable, Sequence
+from datetime import datetime, timezone
 
 from helpers import budget, data, files, machine, measurement, models, results, settings
 from helpers.results import RowKey
@@ -13,7 +14,7 @@ COLUMNS = (
     *("peak_memory_mib", "average_memory_mib", "energy_mj"),
 )
 # what the quiet pass may change in a row: `commit` and `torch` stay those that trained it
-CHANGED = (*COLUMNS, "reasons", "device", "threads", "dtype", "run_densely", "timed_commit", "timed_torch")
+CHANGED = (*COLUMNS, "reasons", "device", "threads", "dtype", "run_densely", "timed_at", "timed_commit", "timed_torch")
 
 
 def pending(key: RowKey) -> dict[str, str]:
@@ -25,8 +26,8 @@ def measure(profile: Profile, keys: Sequence[RowKey], *, again: bool = False, se
     """Fill memory, latency and energy of the rows whose networks are on disk, all in one run.
 
     Networks of all data sets are timed interleaved, so that a drift of the machine hits all alike and ratios of one data
-    set can be set beside another's. Times of two runs do not compare: where one row has none yet, or with `again`, all
-    rows of `keys` are timed. One process at a time.
+    set can be set beside another's. Times of two runs do not compare: where one row has none yet, or one of another run,
+    or with `again`, all rows of `keys` are timed. One process at a time.
     """
     with files.lock(settings.lock_path(profile.name, "quiet")):
         wanted: dict[RowKey, dict] = {}
@@ -34,7 +35,8 @@ def measure(profile: Profile, keys: Sequence[RowKey], *, again: bool = False, se
             row = results.load_row(profile.name, key, budget.made_with(profile, key))
             if row is not None and settings.network_path(profile.name, key.dataset, key.row_id).is_file():
                 wanted[key] = row
-        if again or any(row["latency_ms"] is None for row in wanted.values()):
+        pending = any(row["latency_ms"] is None for row in wanted.values())
+        if again or pending or len({row.get("timed_at") for row in wanted.values()}) > 1:
             _measure(profile, wanted, seconds or profile.timing_seconds)
 
 
@@ -60,7 +62,7 @@ def _measure(profile: Profile, wanted: dict[RowKey, dict], seconds: float) -> No
     single, batched = (
         measurement.latency(runs, {run: batches[run[1]] for run in runs}, min_seconds=seconds) for batches in (one, many)
     )
-    made = results.provenance()
+    made, timed_at = results.provenance(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     for key, row in wanted.items():
         dense, sparse = ("dense", key), ("sparse", key)
         used = measurement.memory(networks[key], many[key])
@@ -85,6 +87,7 @@ def _measure(profile: Profile, wanted: dict[RowKey, dict], seconds: float) -> No
             "energy_mj": spent,
             "reasons": reasons,
             **{name: made[name] for name in ("device", "threads", "dtype")},
+            "timed_at": timed_at,
             **{f"timed_{name}": made[name] for name in ("commit", "torch")},
         }
         results.save_row(profile.name, key, row, row["settings"])

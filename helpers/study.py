@@ -32,9 +32,10 @@ def rows(profile: Profile, *topics: str, compute_missing: bool | None = None) ->
     """
     planned = plan.plan(profile)
     if compute_missing if compute_missing is not None else profile.name == "demo":
-        for item in (item for topic in topics or (None,) for item in plan.plan(profile, topic)):
-            compute(profile, item.key)
-        quiet.measure(profile, [item.key for item in planned])
+        wanted = [item.key for topic in topics or (None,) for item in plan.plan(profile, topic)]
+        for key in wanted:
+            compute(profile, key)
+        quiet.measure(profile, wanted)
     found = (results.load_row(profile.name, item.key, budget.made_with(profile, item.key)) for item in planned)
     return [row for row in found if row is not None]
 

@@ -73,6 +73,9 @@ def test_pretrained_weights_bring_their_normalization(tmp_path, monkeypatch):
     header = {"normalisation": '{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}'}
     save_file(state, tmp_path / "vgg16_bn_cifar10.safetensors", header)
     assert pretrained.load("cifar10").normalization.mean == (0.1, 0.2, 0.3)
+    assert pretrained.training_of("cifar10") is None
+    save_file(state, tmp_path / "vgg16_bn_cifar10.safetensors", header | {"training": '"40 epochs"'})
+    assert pretrained.training_of("cifar10") == "40 epochs"
     save_file(state, tmp_path / "vgg16_bn_cifar100.safetensors", header)
     with pytest.raises(ValueError, match="10 classes, not 100"):
         pretrained.load("cifar100")

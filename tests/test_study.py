@@ -1,5 +1,6 @@
 """The study's plan is fair, and a row is made once, whole, and measured apart."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -176,11 +177,15 @@ def test_another_weights_file_does_not_mix_with_the_rows_that_exist(own_folders,
 
 def test_one_row_without_times_has_all_timed_again_in_one_run(own_folders, monkeypatch):
     keys = [RowKey("digits", "dense"), RowKey("digits", "layerwise_magnitude", 80.33)]
-    together = []
-    monkeypatch.setattr(quiet, "_measure", lambda profile, wanted, seconds: together.append(set(wanted)))
     for key in keys:
         study.compute(TINY, key)
-    quiet.measure(TINY, keys)
+        quiet.measure(TINY, [key], seconds=0.01)
+        time.sleep(1)  # runs are told apart by the second
+    together = []
+    timed_once = quiet._measure
+    monkeypatch.setattr(quiet, "_measure", lambda *run: together.append(set(run[1])) or timed_once(*run))
+    quiet.measure(TINY, keys, seconds=0.01)
+    quiet.measure(TINY, keys, seconds=0.01)
     assert together == [set(keys)]
 
 

@@ -25,7 +25,7 @@ def page(profile: str, site: Sequence[pages.Page], provenance: dict[str, str]) -
         " and ".join(style.dataset(name) for name in dict.fromkeys(row["dataset"] for row in rows)) or "CIFAR-10 and CIFAR-100"
     )
     style.apply()
-    figure = overview(rows)
+    figure = overview(rows, profile)
     if figure is None:
         progress.say("the first page has no figure yet: no row has both a cost and its dense control")
     body = pages.template("index.html.j2").render(

@@ -155,29 +155,30 @@ class Figure:
         return f"Figure({self.name!r}: {self.alt})"
 
 
-def show(figure: plt.Figure, name: str, *, alt: str, caption: str) -> Figure:
+def show(figure: plt.Figure, name: str, *, alt: str, caption: str, profile: str | None = None) -> Figure:
     """Save `figure` as a PNG under `settings.figure_path`, close it and return what a page shows.
 
     Args:
         name: the file's name without ending, unique in the report ("00_weights").
         alt: what a reader who cannot see the figure needs to know; a sentence, not a title.
         caption: what stands under it; may hold inline HTML.
+        profile: whose report it belongs to; that of the environment, as in a notebook, when none is named.
     """
     if len(alt.split()) < 4:
         raise ValueError(f"the alt text of {name!r} must say what the figure shows, in a sentence; got {alt!r}")
     png = _png(figure, {"Description": alt, "Comment": caption})
     plt.close(figure)
-    with files.atomic(settings.figure_path(settings.profile().name, name)) as temporary:
+    with files.atomic(settings.figure_path(settings.profile(profile).name, name)) as temporary:
         temporary.write_bytes(png)
-    return stored(name)
+    return stored(name, profile)
 
 
-def stored(name: str) -> Figure:
+def stored(name: str, profile: str | None = None) -> Figure:
     """A figure drawn earlier, for a machine that lacks what it was drawn from; FileNotFoundError when there is none.
 
     Alt text and caption are read from the PNG itself.
     """
-    path = settings.figure_path(settings.profile().name, name)
+    path = settings.figure_path(settings.profile(profile).name, name)
     with Image.open(path) as image:
         text, width = image.text, round(image.width / DPI * CSS_PIXELS_PER_INCH)
     return Figure(name, path.read_bytes(), text["Description"], text["Comment"], width)

@@ -23,8 +23,11 @@ SHOWN = (  # the write-up's three ways, SNIP, and the controls that say what eac
 )
 
 
-def overview(rows: Sequence[Mapping]) -> Figure | None:
-    """Points of top-1 lost against the gain over the dense network, one line a data set; None where no row has a gain."""
+def overview(rows: Sequence[Mapping], profile: str) -> Figure | None:
+    """Points of top-1 lost against the gain over the dense network, one line a data set; None where no row has a gain.
+
+    `profile`: whose report the figure belongs to; a build need not run in that profile's environment.
+    """
     known = Rows(rows)
     panels = {(d, kind): points for d in known.datasets for kind in GAINS if (points := _gains(known, d, kind))}
     if not panels:
@@ -39,7 +42,7 @@ def overview(rows: Sequence[Mapping]) -> Figure | None:
     for (dataset, kind), points in panels.items():
         axes = grid[datasets.index(dataset)][kinds.index(kind)]
         style.scatter_labels(axes, [(*at, name(m, v), style.method(m).color) for (m, v), at in points.items()])
-    return style.show(figure, "index_overview", alt=_told(panels), caption=CAPTION.format(epochs=_epochs(known)))
+    return style.show(figure, "index_overview", alt=_told(panels), caption=CAPTION.format(epochs=_epochs(known)), profile=profile)
 
 
 CAPTION = (
