@@ -5,6 +5,7 @@ from synthetic import made
 from helpers import plan, settings
 from helpers.report import analysis, evidence, frontier, initialization
 from helpers.report.plots import analysis as plots
+from helpers.report.plots.overview import overview
 from helpers.report.style import Figure
 
 
@@ -104,6 +105,21 @@ def test_figures_say_what_they_show():
     assert "layer-wise magnitude" in figures[0].alt and "31.0 %" in figures[-2].alt
     names = [figure.name for figure in figures]
     assert len(set(names)) == len(names) and all(settings.figure_path("demo", n).is_file() for n in names)
+
+
+def test_two_methods_tell_nothing_of_gradients_and_accuracy():
+    assert "Missing: gradient norm" in plots.gradients(made(without=("grasp",)), ("snip", "grasp", "random")).data
+
+
+def test_the_first_page_s_figure_belongs_to_the_profile_that_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(settings, "ROOT", tmp_path)
+    for built, other in (("demo", "study"), ("study", "demo")):
+        monkeypatch.setenv("PROFILE", other)
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}
+        assert isinstance(overview(made(), built), Figure)
+        new = [path for path in tmp_path.rglob("*.png") if path not in before]
+        assert new == [settings.figure_path(built, "index_overview")]
+        assert all(path.read_bytes() == png for path, png in before.items())
 
 
 def test_without_rows_a_page_still_says_what_is_missing():

@@ -245,6 +245,13 @@ def test_five_findings_with_figures_of_the_rows():
     assert "do not run clearly faster" in better[2].headline
 
 
+def test_the_answer_is_what_a_point_at_most_buys():
+    rows = [r for r in made() if r["dataset"] == "cifar10"]
+    assert "the file gets 4.39 times smaller and a batch of 128 images runs 2.54 times as fast as dense," in claims.answer(rows)
+    assert claims.answer([]) is None  # and where no network of a data set is surely that good:
+    assert claims.answer(made({MAGNITUDE: top1(-3), FINE: top1(-3)})) is None
+
+
 def test_findings_without_rows_say_so_and_with_one_data_set_name_none():
     assert [f.headline.split(":")[0] for f in claims.findings([])] == ["Not measured yet"] * 5
     one = claims.findings([r for r in made(without=("snip",)) if r["dataset"] == "cifar10"])

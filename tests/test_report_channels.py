@@ -1,12 +1,13 @@
 import base64
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
 
 from helpers import models
 from helpers.pruning import reconstruction, selection
-from helpers.report import channels, one_layer, savings
+from helpers.report import channels, one_layer, savings, style
 from helpers.report.evidence import Rows
 from helpers.report.plots import channels as plots
 
@@ -79,6 +80,19 @@ def test_the_curve_names_the_furthest_budget_within_a_point():
     told = savings.curve_seen(rows).data
     assert "4.0× fewer MACs with fine-tuning, none of these budgets without" in told
     assert "At 10.0× fewer, 80.00 % become 88.90 % in 3 epochs" in told
+
+
+def test_a_network_of_another_budget_of_epochs_stands_beside_the_line_and_says_so():
+    rows = [DENSE, *(row(channels.MAIN, f"macs={n}x", macs=320e6 / n) for n in (2, 12)), row(channels.MAIN, epochs=3)]
+    figure, axes = plt.subplots()
+    named = plots._accuracy(axes, Rows(rows), "cifar10")
+    assert [text for _, _, text, _ in named] == ["3 epochs", "HRank", "CHIP"]
+    joined = {line.get_label(): len(line.get_xdata()) for line in axes.lines}
+    assert joined["LASSO channels, 2 epochs"] == 2 and joined["LASSO channels, 3 epochs"] == 1
+    alike = plots._accuracy(figure.add_subplot(), Rows([*rows[:-1], row(channels.MAIN)]), "cifar10")
+    assert [text for _, _, text, _ in alike] == ["HRank", "CHIP"]
+    plt.close(figure)
+    assert plots.OTHERS not in {look.marker for look in style.METHODS.values()}
 
 
 def test_a_latency_of_other_widths_stands_beside_the_spread_of_equal_ones():

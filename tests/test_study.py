@@ -107,6 +107,20 @@ def test_variants_of_iterative_grasp_differ_in_the_scores_of_their_stages(monkey
     assert used == ["grasp", "grasp_preserving", "grasp_absolute", "grasp_preserving", "grasp", "grasp"]
 
 
+@pytest.mark.parametrize("name", settings.PROFILES)
+def test_the_dense_control_and_the_channel_curve_are_fine_tuned_alike(name):
+    profile = settings.profile(name)
+    dataset = profile.datasets[0]
+    control = budget.recipe(profile, RowKey(dataset, "dense_finetuned"))
+    for variant in plan.MACS_CURVE:
+        assert budget.recipe(profile, RowKey(dataset, "lasso_channels", variant=variant)) == control
+
+
+def test_the_shorter_row_is_the_main_row_s_network(own_folders):
+    main, shorter = (Context(TINY, RowKey("digits", "lasso_channels", variant=v)) for v in ("", plan.SHORTER))
+    assert main.chosen_widths(main.dense()) == shorter.chosen_widths(shorter.dense())
+
+
 def test_an_unknown_variant_is_refused_and_the_nearest_named(own_folders):
     with pytest.raises(ValueError, match="did you mean 'shuffled'"):
         study.compute(TINY, RowKey("digits", "snip", 80.0, variant="shufled"))

@@ -4,6 +4,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 from bs4 import BeautifulSoup
+from matplotlib.text import Text
 
 from helpers import results, settings
 from helpers.report import assignment, style, tables
@@ -117,6 +118,21 @@ def test_labels_do_not_cover_each_other(folder, labelled):
     figure.canvas.draw()
     boxes = [text.get_window_extent() for text in axes.texts]
     assert len(boxes) == 5 and not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
+def test_no_leader_crosses_a_label(folder):
+    """So many names for one place that some stand away from it."""
+    figure, axes = plt.subplots()
+    axes.set(xlim=(0, 10), ylim=(0, 100))
+    axes.plot([1, 5], [40, 50], "o-")
+    style.scatter_labels(axes, [(5, 50 + step / 10, f"method {step}", "black") for step in range(8)])
+    figure.canvas.draw()
+    leaders = [(text, text.arrow_patch) for text in axes.texts if text.arrow_patch is not None]
+    assert leaders
+    for text, leader in leaders:
+        path = leader.get_path().transformed(leader.get_transform())
+        others = [Text.get_window_extent(other) for other in axes.texts if other is not text]  # without its own leader
+        assert not any(path.intersects_bbox(box, filled=False) for box in others)
 
 
 def test_every_method_of_the_study_has_a_look_of_its_own():

@@ -182,7 +182,9 @@ def ablations_seen(all_rows: Sequence[dict]) -> Markdown:
         alike = [v for v in ABLATIONS if v and (f := rows.find(dataset, MAIN, v)) and not rows.compare(f, [main]).decided]
         if alike:
             listed = ", ".join(ABLATIONS[variant] for variant in alike)
-            said.append(f"After fine-tuning nothing shows of: {listed}. What they change, training makes up for.")
+            said.append(
+                f"After fine-tuning nothing shows, beyond the noise, of: {listed}. What they change, training makes up for."
+            )
         twins = rows.equal_work(main, "latency_batch128_ms")
         if twins and (odd := rows.find(dataset, MAIN, "unrounded")) and odd[0].get("latency_batch128_ms"):
             ratio = odd[0]["latency_batch128_ms"] / np.median(twins)

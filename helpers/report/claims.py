@@ -13,7 +13,7 @@ from IPython.display import Markdown
 
 from helpers.report import claims_accuracy, claims_cost, claims_initialization, style, tables
 from helpers.report.evidence import Missing, Rows
-from helpers.report.findings import Finding, findings
+from helpers.report.findings import Finding, answer, findings
 from helpers.report.verdicts import MARKS, NOT_MEASURED, REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "REFUTED",
     "SUPPORTED",
     "UNDECIDED",
+    "answer",
     "details",
     "findings",
     "judge",

@@ -31,6 +31,7 @@ def page(profile: str, site: Sequence[pages.Page], provenance: dict[str, str]) -
     body = pages.template("index.html.j2").render(
         site=pages.SITE,
         asked=ASKED.format(datasets=datasets),
+        answer=claims.answer(rows) or "",
         caveat=DEMO if profile == "demo" else "",
         findings=claims.findings(rows),
         figure=Markup(figure._repr_html_()) if figure else None,

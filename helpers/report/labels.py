@@ -97,7 +97,8 @@ def _places(axes: plt.Axes, label: tuple[float, float, str, str], point: np.ndar
         left, bottom = near[0] - (size.width if right < 0 else 0), near[1] - size.height / 2
         begin = point + (near - point) * 8 / np.hypot(right, up)  # outside the point's own mark
         leader = _along(np.array([begin, near]), scale) if abs(up) > FAR else NOTHING
-        found.append(_Place(right, up, np.array([left, bottom, left + size.width, bottom + size.height]), leader))
+        ends = np.array([left - 2 * scale, bottom, left + size.width + 2 * scale, bottom + size.height])  # words do not touch
+        found.append(_Place(right, up, ends, leader))
     return found
 
 

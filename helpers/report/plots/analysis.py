@@ -14,11 +14,12 @@ from helpers.report.style import Figure
 
 AXES = {
     "bytes": ("Smallest exact file (MiB)", 1, "size on disk"),
-    "MACs": ("MACs that touch a weight that is left (M)", 1e-6, "MACs"),
+    "MACs": ("Effective MACs (M)", 1e-6, "effective MACs, those that touch a weight that is left"),
     "latency": ("Time for 128 images, its fastest kernel (ms)", 1, "time at batch 128"),
     "parameters": ("Parameters that are left (M)", 1e-6, "parameters"),
 }
 
+FEWEST = 3  # methods on a data set: two points tell nothing of a relation
 REACH = 15.0  # points below the best network that the axis shows: further down nobody would use one
 
 
@@ -30,7 +31,7 @@ def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
         return absent(f"accuracy against {AXES[kind][2]}")
     label, scale, short = AXES[kind]
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 4.6 * len(panels)), squeeze=False)
-    told, below = [], []
+    told, below = [], {}
     for axes, (dataset, points) in zip(grid.flat, panels.items(), strict=True):
         best = frontier.pareto(points)
         axes.step(
@@ -54,7 +55,8 @@ def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
         _plain_numbers(axes.xaxis)
         axes.set(xlabel=label, ylabel="Top-1 (%)", title=style.dataset(dataset))
         floor = max(row["top1_pct"] for _, row in points) - REACH
-        below += [f"{frontier.called(row)} on {style.dataset(dataset)}" for _, row in points if row["top1_pct"] < floor]
+        if under := [frontier.called(row) for _, row in points if row["top1_pct"] < floor]:
+            below[dataset] = f"on {style.dataset(dataset)} {'; '.join(under)}"
         if axes.get_ylim()[0] < floor:
             axes.set_ylim(floor, floor + 1.1 * REACH)
         style.scatter_labels(axes, [place for place in labels if place[1] >= floor])
@@ -64,8 +66,8 @@ def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
         f"04_front_{kind.lower()}",
         alt=f"Top-1 accuracy against {short}, one panel a data set. On the front, from cheap to accurate: {'; '.join(told)}.",
         caption=f"Accuracy against {short}. The grey band runs along the networks that no other beats: none is cheaper and more "
-        "accurate. Lines join one method's networks at several sparsities or MAC budgets."
-        + (f" More than {REACH:g} points below the best, and off the axis: {', '.join(below)}." if below else ""),
+        "accurate. Lines join one method's networks at several sparsities or MAC budgets, not all fine-tuned for as long."
+        + (f" More than {REACH:g} points below the best, and off the axis: {', and '.join(below.values())}." if below else ""),
     )
 
 
@@ -112,13 +114,14 @@ def shared_weights(overlaps: Mapping[str, Mapping]) -> Figure | Markdown:
     if not panels:
         return absent("weights that two masks share")
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 0.6 + 2.9 * len(panels)), squeeze=False)
+    most = 100 * max(table[a][b]["jaccard"] for table in panels.values() for a in table for b in table if a != b)
     told = []
     for axes, (dataset, table) in zip(grid.flat, panels.items(), strict=True):
         methods = list(table)
         values = np.array([[100 * table[a][b]["jaccard"] for b in methods] for a in methods])
         lower = np.tril(np.ones_like(values, dtype=bool), -1)[1:, :-1]  # each pair once
         shown = np.where(lower, values[1:, :-1], np.nan)
-        image = axes.imshow(shown, cmap=f"{style.SEQUENTIAL}_r", vmin=0, vmax=100, aspect="auto")
+        image = axes.imshow(shown, cmap=f"{style.SEQUENTIAL}_r", vmin=0, vmax=most, aspect="auto")
         for i, j in zip(*np.nonzero(lower), strict=True):
             pair = table[methods[i + 1]][methods[j]]
             red, green, blue, _ = image.cmap(image.norm(shown[i, j]))
@@ -134,12 +137,13 @@ def shared_weights(overlaps: Mapping[str, Mapping]) -> Figure | Markdown:
             spine.set_visible(False)
         i, j = np.unravel_index(np.nanargmax(shown), shown.shape)
         told.append(f"{style.dataset(dataset)} most between {name(methods[i + 1])} and {name(methods[j])}, {shown[i, j]:.1f} %")
+    figure.colorbar(image, ax=list(grid.flat), label="weights that both keep (%)", aspect=40, pad=0.02)
     return style.show(
         figure,
         "04_shared_weights",
         alt=f"A triangle of pairs of methods with the share of weights that both keep: on {'; on '.join(told)}.",
         caption="Weights that two masks both keep, in percent of those that either keeps, all layers together; below it what "
-        "masks with the same densities in every layer would share by chance. The darker, the more is shared.",
+        "masks with the same densities in every layer would share by chance.",
     )
 
 
@@ -150,10 +154,10 @@ def gradients(rows: Sequence[Mapping], methods: Sequence[str]) -> Figure | Markd
     for dataset in known.datasets:
         found = {m: known.find(dataset, m)[0] for m in methods if known.find(dataset, m)}
         found = {m: row for m, row in found.items() if row.get("gradient_norm")}
-        if len(found) > 2:  # two points tell nothing of a relation
+        if len(found) >= FEWEST:
             panels[dataset] = found
     if not panels:
-        return absent("gradient norm and accuracy")
+        return absent(f"gradient norm and accuracy of {FEWEST} methods on one data set")
     figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 3.6 * len(panels)), squeeze=False)
     told = []
     for axes, (dataset, found) in zip(grid.flat, panels.items(), strict=True):
@@ -170,7 +174,8 @@ def gradients(rows: Sequence[Mapping], methods: Sequence[str]) -> Figure | Markd
         left, right = axes.get_xlim()
         axes.set_xlim(left, right * (right / left) ** 0.3)
         axes.set(xlabel="Gradient norm after pruning", ylabel="Top-1 after training (%)", title=style.dataset(dataset))
-        style.direct_labels(axes, labels)
+        axes.margins(y=0.15)
+        style.scatter_labels(axes, labels)
     return style.show(
         figure,
         "04_gradients",

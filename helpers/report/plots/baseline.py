@@ -9,6 +9,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from helpers import data, models, results
 from helpers.report import style
+from helpers.report.sentences import layer_labels
 from helpers.report.style import Figure
 
 FEW_CLASSES = 20  # up to here every class has its own bar
@@ -44,6 +45,7 @@ def sample_images(splits: data.Splits) -> Figure:
 def layer_shares(network: models.VGG) -> Figure:
     """Each layer's share of the network's weights and of its MACs, as bars to the left and to the right."""
     layers = models.layer_table(network)
+    labels = layer_labels(layer.name for layer in layers)
     weights = np.array([layer.parameters for layer in layers]) / sum(layer.parameters for layer in layers)
     macs = np.array([layer.macs for layer in layers]) / sum(layer.macs for layer in layers)
     height = np.arange(len(layers))
@@ -55,7 +57,7 @@ def layer_shares(network: models.VGG) -> Figure:
             place = {"textcoords": "offset points", "va": "center", "ha": side, "fontsize": 8}
             axes.annotate(f"{100 * share:.1f}", (sign * share, position), (3 * sign, 0), **place)
     axes.axvline(0, color=style.INK, linewidth=0.8)
-    axes.set_yticks(height, [layer.name for layer in layers])
+    axes.set_yticks(height, labels)
     axes.set(xlim=(-limit, limit), xlabel="Share of the network (%)")
     axes.xaxis.set_major_formatter(lambda share, _: f"{abs(100 * share):.0f}")
     axes.set_title("Parameters", loc="left", color=style.method("layerwise_magnitude").color)
@@ -64,7 +66,7 @@ def layer_shares(network: models.VGG) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
-    most_weights, most_macs = layers[int(weights.argmax())].name, layers[int(macs.argmax())].name
+    most_weights, most_macs = labels[int(weights.argmax())], labels[int(macs.argmax())]
     return style.show(
         figure,
         "00_layer_shares",
@@ -124,13 +126,13 @@ def class_accuracy(row: Mapping, splits: data.Splits) -> tuple[np.ndarray, np.nd
     return hits / count, low, high, count
 
 
-def weight_histograms(network: models.VGG, sparsity_pct: float, title: str) -> Figure:
-    """One histogram a layer, the smallest `sparsity_pct` percent of its weights (by magnitude) shaded."""
+def weight_histograms(network: models.VGG, sparsity_pct: float, dataset: str) -> Figure:
+    """One histogram a layer of a data set's network, the smallest `sparsity_pct` percent of its weights by magnitude shaded."""
     layers = models.weight_layers(network)
     figure, grid = plt.subplots(4, -(-len(layers) // 4), figsize=(style.WIDTH, 5.2))
     share = sparsity_pct / 100
     thresholds = []
-    for axes, (name, layer) in zip(grid.flat, layers.items(), strict=False):
+    for axes, label, layer in zip(grid.flat, layer_labels(layers), layers.values(), strict=False):
         weights = layer.weight.detach().flatten().cpu().numpy()
         limit = np.quantile(np.abs(weights), 0.998)
         cut = float(np.quantile(np.abs(weights), share))
@@ -141,7 +143,7 @@ def weight_histograms(network: models.VGG, sparsity_pct: float, title: str) -> F
         axes.fill_between(
             np.repeat(inside, 2)[1:-1], np.repeat(heights, 2), step=None, color=style.METHODS["layerwise_magnitude"].color
         )
-        axes.set_title(f"{name}", fontsize=8.5, fontweight="normal", pad=3)
+        axes.set_title(label, fontsize=8.5, fontweight="normal", pad=3)
         axes.set(yticks=[], xticks=[-cut, cut], xlim=(-limit, limit))
         axes.set_xticklabels([f"−{cut:.2g}", f"{cut:.2g}"], fontsize=7.5)
         axes.grid(visible=False)
@@ -150,10 +152,10 @@ def weight_histograms(network: models.VGG, sparsity_pct: float, title: str) -> F
         axes.set_visible(False)
     return style.show(
         figure,
-        f"00_weights_{title.lower().replace(' ', '_').replace('-', '')}",
+        f"00_weights_{dataset}",
         alt=f"Histograms of the weights of the {len(layers)} layers, all peaked at zero; the shaded middle holds "
         f"{sparsity_pct:.0f} percent of each layer's weights, those below {min(thresholds):.2g} to {max(thresholds):.2g} "
         "in magnitude.",
-        caption=f"{style.dataset(title)}: weights of every layer. The dark middle is the {sparsity_pct:.0f} % of smallest "
+        caption=f"{style.dataset(dataset)}: weights of every layer. The dark middle is the {sparsity_pct:.0f} % of smallest "
         "magnitude; the two values under each axis bound it.",
     )

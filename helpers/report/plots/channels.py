@@ -1,5 +1,6 @@
 """Figures of notebook 03: the LASSO path, errors, widths before and after, accuracy against MACs, what is saved."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
@@ -12,10 +13,15 @@ from helpers.report.channels import MAIN, SCRATCH, convs
 from helpers.report.evidence import Rows
 from helpers.report.one_layer import CURVES, OneLayer
 from helpers.report.savings import ratios
-from helpers.report.sentences import absent, layer_labels
+from helpers.report.sentences import absent, epochs_text, layer_labels
 
 CURVE_LOOKS = {"before": (MAIN, ":"), "lasso": (MAIN, "-"), "l1": ("l1_filters", "--"), "random": ("random_channels", "-.")}
 GREY = "#d3d7db"
+OTHERS = "*"  # the mark of figures of others, which no method of ours has
+RULES = {  # variant → name, mark and how far beside the middle of the bar it stands: where two rules agree, both are seen
+    "widths=uniform": ("uniform", {"marker": "s", "mfc": "white", "mec": style.INK}, -0.2),
+    "widths=he": ("1 : 1.5", {"marker": "D", "mfc": style.WARN, "mec": "white"}, 0.2),
+}
 
 
 def path(layer: OneLayer | None) -> style.Figure:
@@ -86,9 +92,9 @@ def widths(all_rows: Sequence[dict], dataset: str) -> style.Figure | Markdown:
     figure, axes = plt.subplots(figsize=(style.WIDTH, 4.0))
     axes.bar(places, before, color=GREY, width=0.8, label="dense")
     axes.bar(places, after, color=style.method(MAIN).color, width=0.8, label="equal marginal error for a MAC")
-    for variant, marker, label in (("widths=uniform", "_", "uniform"), ("widths=he", "x", "1 : 1.5")):
+    for variant, (label, mark, beside) in RULES.items():
         if other := rows.find(dataset, MAIN, variant):
-            axes.plot(places, convs(other[0]["widths"]), marker, color=style.WARN, ms=9, mew=1.8, ls="", label=label)
+            axes.plot(places + beside, convs(other[0]["widths"]), ls="", ms=6, label=label, **mark)
     axes.set_xticks(places, [f"{label.removeprefix('conv ')}\n{kept}" for label, kept in zip(labels, after, strict=True)])
     axes.set(
         xlabel="convolution, and the channels it keeps",
@@ -145,30 +151,40 @@ def accuracy(all_rows: Sequence[dict]) -> style.Figure | Markdown:
     if not names:
         return absent("accuracy against MACs")
     figure, panels = plt.subplots(1, len(names), squeeze=False, figsize=(style.WIDE if len(names) > 1 else style.WIDTH, 4.8))
-    for axes, name in zip(panels[0], names, strict=True):
-        _accuracy(axes, rows, name)
+    named = [_accuracy(axes, rows, name) for axes, name in zip(panels[0], names, strict=True)]
     handles = {label: handle for axes in panels[0] for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
+    for axes, labels in zip(panels[0], named, strict=True):
+        style.scatter_labels(axes, labels)  # after the legend, which takes height from the panels
     return style.show(
         figure,
         "03_accuracy",
         alt="Test top-1 against MACs on a logarithmic axis for channel pruning right after pruning and fine-tuned, its controls "
         "at one budget, the dense network as a level, and the write-up's network.",
-        caption="Open marks, dotted: nothing trained after pruning. Filled: fine-tuned. Star and pluses: figures of others, "
-        "trained with other budgets and from other dense networks.",
+        caption="Open marks, dotted: nothing trained after pruning. Filled: fine-tuned; a line joins networks of one budget of "
+        "epochs, marks alone had the budget that the legend says. Stars: figures of others, trained with other budgets and from "
+        "other dense networks.",
     )
 
 
-def _accuracy(axes: plt.Axes, rows: Rows, dataset: str) -> None:
+def _accuracy(axes: plt.Axes, rows: Rows, dataset: str) -> list[tuple[float, float, str, str]]:
+    """Draw one data set; the labels that are still to be written beside their points."""
     look, points = style.method(MAIN), [found[0] for found in rows.macs_curve(dataset)]
     macs = [row["macs"] / 1e6 for row in points]
     at_once = [row["pruned_top1_pct"] for row in points]
     axes.plot(macs, at_once, ls=":", marker=look.marker, mfc="white", color=look.color, label=f"{look.label}, at once")
-    axes.plot(macs, [r["top1_pct"] for r in points], marker=look.marker, color=look.color, label=f"{look.label}, fine-tuned")
-    for method in ("l1_filters", "random_channels", SCRATCH):
+    epochs = Counter(row["epochs"] for row in points).most_common(1)[0][0]
+    joined = [(row["macs"] / 1e6, row["top1_pct"]) for row in points if row["epochs"] == epochs]
+    axes.plot(*zip(*joined, strict=True), marker=look.marker, color=look.color, label=f"{look.label}, {epochs_text(epochs)}")
+    labels = []
+    for method in (MAIN, "l1_filters", "random_channels", SCRATCH):
         for row in rows.find(dataset, method)[:1]:
-            peer = style.method(method)
-            axes.plot(row["macs"] / 1e6, row["top1_pct"], peer.marker, color=peer.color, ms=7, label=peer.label)
+            peer, budget, place = style.method(method), epochs_text(row["epochs"]), (row["macs"] / 1e6, row["top1_pct"])
+            if method == MAIN and place in joined:
+                continue
+            axes.plot(*place, peer.marker, color=peer.color, ms=7, label=f"{peer.label}, {budget}")
+            if method == MAIN:
+                labels.append((*place, budget, peer.color))
     for row in rows.find(dataset, "dense")[:1] + rows.find(dataset, "dense_finetuned")[:1]:
         level = style.method(row["method"])
         axes.axhline(row["top1_pct"], color=level.color, ls=level.line, lw=1.2, label=level.label)
@@ -178,19 +194,18 @@ def _accuracy(axes: plt.Axes, rows: Rows, dataset: str) -> None:
         marks.append((theirs, assignment.reported(dataset, MAIN, "top1_pct"), "write-up"))
     for place, top1, label in marks:
         color = style.WARN if label == "write-up" else style.SOFT_INK
-        marker, shown = ("*", label) if label == "write-up" else ("P", "published")
-        axes.plot(place / 1e6, top1, marker, color=color, ms=9, label=shown)
+        axes.plot(place / 1e6, top1, OTHERS, color=color, ms=10, label=label if label == "write-up" else "published")
         if label != "write-up":
-            below = any(0 <= row["top1_pct"] - top1 < 1 for row in rows.find(dataset, "dense"))  # clear of the dense line
-            offset = (7, -11 if below else 0)
-            axes.annotate(label, (place / 1e6, top1), offset, textcoords="offset points", va="center", fontsize=8.5, color=color)
+            labels.append((place / 1e6, top1, label.partition(",")[0], color))
     axes.set_xscale("log")
     axes.set_xticks(macs, [f"{m:.3g}\n{channels.fewer(rows, row):.1f}×" for m, row in zip(macs, points, strict=True)])
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.set_xlim(0.7 * min(macs), 1.5 * max(macs))
     lowest = min([*at_once, *(row["top1_pct"] for row in points), *(top1 for _, top1, _ in marks)])
     axes.set(title=style.dataset(dataset), xlabel="MACs (millions), and how many times fewer", ylabel="test top-1 (%)")
-    axes.set_ylim(max(0, lowest - 5), None)
+    bottom, top = max(0, lowest - 5), axes.get_ylim()[1]
+    axes.set_ylim(bottom, top + 0.07 * (top - bottom))  # room for the names of what lies on top
+    return labels
 
 
 def savings(all_rows: Sequence[dict]) -> style.Figure | Markdown:

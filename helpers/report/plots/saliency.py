@@ -155,7 +155,7 @@ def accuracy_against_cost(all_rows: Sequence[Mapping]) -> style.Figure | Markdow
     figure, panels = plt.subplots(len(found), 2, squeeze=False, sharey="row", figsize=(style.WIDE, 3.9 * len(found)))
     for line, (dataset, some) in zip(panels, found.items(), strict=True):
         for axes, (column, label) in zip(
-            line, (("nonzero_params", "parameters left (M)"), ("effective_macs", "MACs left (M)")), strict=True
+            line, (("nonzero_params", "parameters left (M)"), ("effective_macs", "effective MACs (M)")), strict=True
         ):
             labels = []
             for method, row in some.items():
