@@ -157,7 +157,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, metavar="FOLDER", help="where they are")
     options = parser.parse_args(arguments)
     try:
-        profile = os.environ["PROFILE"] = settings.profile(options.profile).name  # the first page's figure is drawn here
+        profile = settings.profile(options.profile).name
         began = time.monotonic()
         written = build(profile, options.only, options.timeout, options.notebooks)
     except (Failed, files.Busy, files.CorruptFile, ValueError, OSError) as error:
