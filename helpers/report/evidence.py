@@ -18,7 +18,10 @@ FORMATS = {
 INIT_METHODS = ("grasp_iterative", "grasp", "snip", "synflow", "magnitude_init", "random")
 GRASP, STRUCTURED = "grasp_iterative", "lasso_channels"
 ABSOLUTE = "preserving"  # the variant of iterative GraSP with |θ ⊙ Hg| at its first stage as well
-BESIDE = {ABSOLUTE: "GraSP, absolute score"}  # variants that stand beside the main rows, and what the pages call them
+BESIDE = {  # method → variants that stand beside its main row, and what the pages call them
+    GRASP: {ABSOLUTE: "GraSP, absolute score"},
+    STRUCTURED: {SHORTER: "LASSO channels, shorter"},
+}
 COSTS = ("parameters", "MACs", "bytes", "latency")
 SHAPE = ("dataset", "params", "macs")  # equal in networks of equal widths
 TIMES = {"latency": "latency_batch128_ms", "single": "latency_ms"}  # at batch 128, at batch 1
@@ -112,7 +115,7 @@ class Rows:
 
 def variants(method: str) -> tuple[str, ...]:
     """The main row's variant and those that stand beside it."""
-    return ("", *BESIDE) if method == GRASP else ("",)
+    return ("", *BESIDE.get(method, ()))
 
 
 class File(NamedTuple):
@@ -125,7 +128,7 @@ class File(NamedTuple):
 def name(method: str, variant: str = "") -> str:
     """A method, or a variant that stands beside the main rows, as the pages call it."""
     if variant:
-        return BESIDE[variant]
+        return BESIDE[method][variant]
     return style.METHODS[method].label if method in style.METHODS else method
 
 
