@@ -33,7 +33,7 @@ KEYS = (
     RowKey("digits", "lasso_channels"),
     RowKey("digits", "grasp_iterative", 80.0),
 )
-VOLATILE = {"train_seconds", "scoring_seconds", "seconds", "average_memory_mib", "energy_mj"}
+VOLATILE = {"train_seconds", "scoring_seconds", "seconds", "average_memory_mib", "energy_mj", "timed_at"}
 
 
 def splits(name: str, device: torch.device | None = None) -> data.Splits:

@@ -55,8 +55,9 @@ CAPTION = (
 def _epochs(rows: Rows) -> str:
     """How long the networks that begin from the trained one were trained, beside their control."""
     tuned = ("dense_finetuned", *(m for m in SHOWN if not budget.from_initialization(m)))
-    found = {m: row[0]["epochs"] for m in tuned for d in rows.datasets if (row := rows.find(d, m))}
-    return ", ".join(f"{name(method)} {epochs}" for method, epochs in found.items()) + " epochs"
+    networks = [(m, v) for m in tuned for v in variants(m)]
+    found = {n: row[0]["epochs"] for n in networks for d in rows.datasets if (row := rows.find(d, *n))}
+    return "; ".join(f"{name(*network)} {epochs}" for network, epochs in found.items()) + " epochs"
 
 
 def _gains(rows: Rows, dataset: str, kind: str) -> dict[Network, tuple[float, float]]:
