@@ -15,6 +15,7 @@ MAIN, CONTROL = "grasp_iterative", "dense_from_scratch"
 ONE_SCORE = {"preserving": "absolute score at every stage", "signed": "signed score at every stage"}
 CHECKS = {"": "as chosen", "shuffled": "shuffled within layers", "reinitialized": "other initial weights", "inverted": "inverted"}
 PUBLISHED = "Published"
+LARGE_HEAD = "all weights drawn as He et al. (2015)"  # rows older than the choice of the head do not name theirs
 CHECKED = ("grasp", "snip")
 WRITE_UP_COLUMNS = ("sparsity_pct", "top1_pct", "top5_pct", "size_coo_mib", "size_bitmask_mib", "macs", "effective_macs")
 COLUMNS = ("sparsity_pct", "top1_pct", "top5_pct", "val_top1_pct", "nonzero_params", "effective_macs", "epochs")
@@ -133,11 +134,6 @@ def curves_seen(all_rows: Sequence[dict]) -> Markdown:
     return told(rows, tell)
 
 
-def began_large(row: Mapping) -> bool:
-    """Whether a training from new weights began with the larger head (`settings.Start`)."""
-    return "initialization" not in row["settings"]
-
-
 def control_seen(all_rows: Sequence[dict]) -> Markdown:
     """How far the dense control gets, which masks beat it beyond the noise, and how thin the ranking leaves a layer."""
     rows = Rows(all_rows)
@@ -155,14 +151,14 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
             said[0] += " So short a training favours what learns fast, which need not end best."
         else:
             said[0] += "; no pruned network is above it beyond the noise."
-            if began_large(control[0]):
-                said.append(
-                    "These rows began with the head drawn as He et al. (2015) and with dropout, which hold the dense control "
-                    "back, and less so masks that thin the head: in short trainings the order of methods can be the head's."
-                )
         began = control[0]["settings"]
-        drawn = began.get("initialization", "all weights drawn as He et al. (2015)")
-        said.append(f"All of them began alike: {drawn}; dropout {began['dropout']:g} in the head.")
+        drawn = began.get("initialization")
+        said.append(f"All of them began alike: {drawn or LARGE_HEAD}; dropout {began['dropout']:g} in the head.")
+        if drawn is None:
+            said.append(
+                "That head, and dropout, hold the dense control back, and masks that thin the head less: in short trainings the "
+                "order of methods can be the head's."
+            )
         for method in (MAIN, "random"):
             for row in rows.find(dataset, method)[:1]:
                 kept = [layer["kept"] / layer["total"] for layer in row["layers"]]
