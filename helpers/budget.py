@@ -43,6 +43,11 @@ def dense_key(profile: Profile, dataset: str) -> RowKey:
     return RowKey(dataset, "dense", seed=profile.seeds[0])
 
 
+def starts_from_dense(profile: Profile, key: RowKey) -> bool:
+    """Whether a row needs a dense network that has to be trained first."""
+    return profile.weights == "train" and key.method not in plan.INIT_METHODS
+
+
 def made_with(profile: Profile, key: RowKey) -> dict:
     """Every setting that decides what a row's network is; a row made with others is not reused."""
     budget = recipe(profile, key)
@@ -56,7 +61,7 @@ def made_with(profile: Profile, key: RowKey) -> dict:
         shared |= {"dropout": start.dropout} | ({} if start.large_head else {"initialization": models.INITIALIZATION})
     elif budget:
         shared["dropout"] = profile.dropout
-    if profile.weights == "train" and key.method not in plan.INIT_METHODS and key != (dense := dense_key(profile, key.dataset)):
+    if starts_from_dense(profile, key) and key != (dense := dense_key(profile, key.dataset)):
         shared["dense"] = made_with(profile, dense)
     if key.method == "layerwise_magnitude":
         shared["scan_images"] = profile.scan_images

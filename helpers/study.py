@@ -53,11 +53,11 @@ def compute(profile: Profile, key: RowKey) -> dict:
     """The row of `key`: the stored one, or made now, stored and returned. Only one process makes a row at a time."""
     settings.choose(f"variant of {key.method}", key.variant, plan.variants(key.method))
     made_with = budget.made_with(profile, key)
-    results.commit()  # looked up before the work, not after it: the tree may change meanwhile
     with files.lock(settings.lock_path(profile.name, key.dataset, key.row_id)):
         if (row := results.load_row(profile.name, key, made_with)) is not None:
             return row
         progress.say(f"{key.dataset} {key.row_id}: making the row")
+        results.commit()  # looked up before the work, not after it: the tree may change meanwhile
         context = Context(profile, key)
         outcome = methods.MAKERS[key.method](context)
         row = _row(context, outcome)

@@ -45,11 +45,6 @@ def cost(profile: Profile, key: RowKey) -> float:
     return OVERHEAD + recipe.epochs * (NARROW if "channels" in key.method or key.method == "l1_filters" else 1.0)
 
 
-def starts_from_dense(profile: Profile, key: RowKey) -> bool:
-    """Whether a row needs a dense network that has to be trained first."""
-    return profile.weights == "train" and key.method not in plan.INIT_METHODS
-
-
 # On a worker ------------------------------------------------------------------------------------------------------
 
 
@@ -96,7 +91,7 @@ def sweep(profile: Profile, keys: Sequence[RowKey], client: Client, *, networks:
     failed.
     """
     wanted = [key for key in keys if results.load_row(profile.name, key, budget.made_with(profile, key)) is None]
-    from_dense = [key for key in wanted if starts_from_dense(profile, key)]
+    from_dense = [key for key in wanted if budget.starts_from_dense(profile, key)]
     waiting = {dataset: [key for key in from_dense if key.dataset == dataset] for dataset in _names(from_dense)}
     token, of, failed = uuid.uuid4().hex[:8], {}, {}
 
@@ -203,11 +198,11 @@ def projection(profile: Profile, keys: Sequence[RowKey], seconds_per_epoch: floa
         return end
 
     for dataset in ready:
-        if any(starts_from_dense(profile, key) for key in keys if key.dataset == dataset):
+        if any(budget.starts_from_dense(profile, key) for key in keys if key.dataset == dataset):
             ready[dataset] = take(profile.dense_epochs)
     ends = [
-        take(cost(profile, key), ready[key.dataset] if starts_from_dense(profile, key) else 0.0)
-        for key in sorted(keys, key=lambda key: (starts_from_dense(profile, key), -cost(profile, key)))
+        take(cost(profile, key), ready[key.dataset] if budget.starts_from_dense(profile, key) else 0.0)
+        for key in sorted(keys, key=lambda key: (budget.starts_from_dense(profile, key), -cost(profile, key)))
     ]
     return max(ends, default=0.0) * seconds_per_epoch / 3600
 

@@ -3,7 +3,7 @@ from IPython.display import Markdown
 from synthetic import made
 
 from helpers import plan, settings
-from helpers.report import analysis, evidence, frontier, initialization
+from helpers.report import analysis, evidence, expected, frontier, initialization
 from helpers.report.plots import analysis as plots
 from helpers.report.plots.overview import overview
 from helpers.report.style import Figure
@@ -43,11 +43,19 @@ def test_the_grand_table_has_a_line_for_every_method_and_the_write_up_beside_it(
 
 def test_expected_is_arithmetic_and_observed_is_a_ratio_to_the_own_dense_network():
     rows = made({("layerwise_magnitude", ""): {"density_pct": 19.67, "size_mib": 13.28}})
-    html = analysis.expected(rows, "cifar10")._repr_html_()
+    html = expected.expected(rows, "cifar10")._repr_html_()
     assert "0.228" in html  # 0.1967 + 1/32, and 13.28 / 58.25
     assert "0.589" in html and "0.259" in html  # the write-up's 34.331 / 58.251 and 118.364 / 457.388
     assert "0.256" in html  # 40 / 156
-    assert isinstance(analysis.expected([], "cifar10"), Markdown)
+    assert isinstance(expected.expected([], "cifar10"), Markdown)
+
+
+def test_memory_is_expected_from_weights_images_and_the_largest_layer_s_maps():
+    row = {"params": 10, "settings": {"width_divisor": 1}, "widths": (8, "M", 16)}
+    # the first convolution reads 3 and writes 8 channels of 32 × 32, the second 8 and 16 of 16 × 16
+    assert expected._memory(row) == 4 * (10 + 128 * (3 * 1024 + (3 + 2 * 8) * 1024))
+    # the second layer's maps are the larger ones: 64 channels read, 64 written and normalised
+    assert expected._memory(row | {"widths": (64, 64, "M")}) == 4 * (10 + 128 * (3 * 1024 + 3 * 64 * 1024))
 
 
 def test_missing_rows_are_named():

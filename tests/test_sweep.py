@@ -133,5 +133,5 @@ def test_the_projection_is_the_longest_first_schedule():
     assert hours[0] == pytest.approx(total / 100)
     assert hours == sorted(hours, reverse=True)
     assert hours[1] < 1.1 * hours[0] / 2 and hours[2] < 1.2 * hours[0] / 4
-    chain = paper.dense_epochs + max(sweep.cost(paper, key) for key in keys if sweep.starts_from_dense(paper, key))
+    chain = paper.dense_epochs + max(sweep.cost(paper, key) for key in keys if budget.starts_from_dense(paper, key))
     assert hours[3] == pytest.approx(chain / 100)

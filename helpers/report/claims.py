@@ -2,7 +2,7 @@
 
 A judge looks at the rows of one data set and returns a verdict with the figures behind it. What rows cannot decide is
 *undecided*; what no row speaks of is *not measured here*, with what is missing. The judges themselves live in
-`claims_cost.py`, `claims_accuracy.py` and `claims_initialization.py`.
+`claims_cost.py`, `claims_accuracy.py`, `claims_structure.py` and `claims_initialization.py`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import pandas as pd
 from IPython.display import Markdown
 
-from helpers.report import claims_accuracy, claims_cost, claims_initialization, style, tables
+from helpers.report import claims_accuracy, claims_cost, claims_initialization, claims_structure, style, tables
 from helpers.report.evidence import Missing, Rows
 from helpers.report.findings import Finding, answer, findings
 from helpers.report.verdicts import MARKS, NOT_MEASURED, REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
@@ -50,7 +50,8 @@ class Judged:
         return verdicts.pop() if len(verdicts) == 1 else UNDECIDED
 
 
-CLAIMS = (*claims_cost.CLAIMS, *claims_accuracy.CLAIMS, *claims_initialization.CLAIMS)  # in the order of the write-up
+# in the order of the write-up
+CLAIMS = (*claims_cost.CLAIMS, *claims_accuracy.CLAIMS, *claims_structure.CLAIMS, *claims_initialization.CLAIMS)
 
 
 def judge(rows: Iterable[Mapping]) -> list[Judged]:

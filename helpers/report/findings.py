@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from helpers.report import claims_accuracy, claims_cost, frontier, style
+from helpers.report import channels, claims_accuracy, claims_cost, frontier, style
 from helpers.report.claims_accuracy import MAGNITUDE, brief
 from helpers.report.evidence import ABSOLUTE, GRASP, STRUCTURED, Missing, Rows, mean, smallest_file, value
 from helpers.report.frontier import CHEAP
@@ -72,7 +72,7 @@ def _together(verdicts: list[str]) -> str:
 
 def _boost(rows: Rows, datasets: list[str]) -> Finding:
     each = partial(_each, datasets)
-    judged = [claims_accuracy.CLAIMS[0].judge(rows, d).verdict for d in datasets]
+    judged = [claims_accuracy.magnitude_boost(rows, d).verdict for d in datasets]
     pruned, control = ({d: rows.seeds(d, m) for d in datasets} for m in (MAGNITUDE, "dense_finetuned"))
     gaps = {d: rows.compare(pruned[d], control[d]) for d in datasets}
     points = each(lambda d: signed(gaps[d].difference))
@@ -138,10 +138,7 @@ def _sparse_speed(rows: Rows, datasets: list[str]) -> Finding:
         if pays
         else f"Unstructured zeros do not run clearly faster on this machine, even where a kernel skips them: {many} times"
     )
-    macs = _each(
-        datasets,
-        lambda d: number_text(rows.gain(rows.one(d, MAGNITUDE), "MACs"), 2),
-    )
+    macs = each(lambda d: number_text(rows.gain(rows.one(d, MAGNITUDE), "MACs"), 2))
     return Finding(
         headline,
         f"At batch 128 against the dense network as PyTorch runs it, {rows.one(datasets[0], MAGNITUDE)['device']}; "
@@ -152,8 +149,8 @@ def _sparse_speed(rows: Rows, datasets: list[str]) -> Finding:
 def _structured(rows: Rows, datasets: list[str]) -> Finding:
     each = partial(_each, datasets)
 
-    def ratio(dataset: str, column: str) -> float:
-        return rows.read(rows.one(dataset, "dense"), column) / rows.read(rows.one(dataset, STRUCTURED), column)
+    def times(dataset: str, kind: str) -> str:
+        return number_text(rows.gain(rows.one(dataset, STRUCTURED), kind), 2)
 
     control = {d: rows.seeds(d, "dense_finetuned") for d in datasets}
     pruned = {d: rows.structured(d) for d in datasets}
@@ -172,17 +169,17 @@ def _structured(rows: Rows, datasets: list[str]) -> Finding:
         text += " As fast or faster without removing a channel, on the kernel that skips zeros: " + "; ".join(
             f"{number_text(r['sparsity_pct'], 2)} % of the weights zeroed on {style.dataset(d)}, "
             f"{number_text(rows.gain(r, 'latency'), 2)} times, "
-            f"{brief(rows.compare([r], rows.seeds(d, STRUCTURED)))} against it"
+            f"{brief(rows.compare([r], rows.seeds(d, STRUCTURED)))} against it after "
+            f"{epochs_text(rows.one(d, STRUCTURED)['epochs'])}"
             for d, r in rivals.items()
         )
         text += "."
     try:
-        fast = each(lambda d: number_text(ratio(d, "latency_batch128_ms"), 2))
-        single = each(lambda d: number_text(ratio(d, "latency_ms"), 2))
+        fast, single = (each(partial(times, kind=kind)) for kind in ("latency", "single"))
         speed, text = f", {fast} times faster", f"{text} The speed is that of batch 128; at batch 1 it is {single} times."
     except Missing:
         speed = ""
-    fewer = each(lambda d: number_text(ratio(d, "macs"), 2))
+    fewer = each(lambda d: number_text(channels.fewer(rows, rows.one(d, STRUCTURED)), 2))
     points = each(lambda d: signed(gaps[d].difference))
     return Finding(f"Removing channels leaves {fewer} times fewer MACs{speed}, at {points} points", text)
 

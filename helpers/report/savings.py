@@ -11,6 +11,7 @@ from helpers.report.evidence import Missing, Rows
 from helpers.report.sentences import absent, told
 from helpers.report.tables import Table
 
+IMAGE_SIZE, CHANNELS = 32, 3  # of an image
 RATIOS = {
     "MACs": "macs",
     "Size": "size_mib",
@@ -23,12 +24,17 @@ RATIOS = {
 # Accuracy against MACs --------------------------------------------------------------------------------------------
 
 
+def curve_points(rows: Rows, dataset: str) -> list[Mapping]:
+    """The main method's rows of the first seed over budgets of MACs, most MACs first."""
+    return [found[0] for found in rows.macs_curve(dataset)]
+
+
 def curve_table(all_rows: Sequence[dict]) -> Table | Markdown:
     """Accuracy right after pruning and after fine-tuning at every budget of MACs."""
     rows, lines = Rows(all_rows), {}
     for dataset in rows.datasets:
         dense = rows.find(dataset, "dense")
-        for row in [found[0] for found in rows.macs_curve(dataset)] if dense else []:
+        for row in curve_points(rows, dataset) if dense else []:
             lines[dataset, f"{fewer(rows, row):.1f}×"] = row
     if not lines:
         return absent("accuracy against MACs")
@@ -43,7 +49,7 @@ def curve_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
     rows = Rows(all_rows)
 
     def tell(dataset: str) -> str:
-        found, dense = [found[0] for found in rows.macs_curve(dataset)], rows.one(dataset, "dense")
+        found, dense = curve_points(rows, dataset), rows.one(dataset, "dense")
         if not found:
             raise Missing(f"no channel-pruned network on {style.dataset(dataset)}")
         near = [row for row in found if row["top1_pct"] >= dense["top1_pct"] - points]
@@ -65,15 +71,21 @@ def curve_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:
 # What the MACs saved are worth ------------------------------------------------------------------------------------
 
 
-def activations(widths: Sequence[int | str], image_size: int = 32) -> int:
-    """Numbers a network's convolutions write for one image."""
-    total, side = 0, image_size
+def maps(widths: Sequence[int | str], image_size: int = IMAGE_SIZE) -> list[tuple[int, int]]:
+    """Numbers each of a network's convolutions reads and writes for one image."""
+    found, side, before = [], image_size, CHANNELS
     for width in widths:
         if width == "M":
             side //= 2
         else:
-            total += width * side * side
-    return total
+            found.append((before * side**2, width * side**2))
+            before = width
+    return found
+
+
+def activations(widths: Sequence[int | str]) -> int:
+    """Numbers a network's convolutions write for one image."""
+    return sum(written for _, written in maps(widths))
 
 
 def ratios(rows: Rows, dataset: str) -> dict[str, float]:

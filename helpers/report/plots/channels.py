@@ -12,7 +12,7 @@ from helpers.report import assignment, channels, style
 from helpers.report.channels import MAIN, SCRATCH, convs
 from helpers.report.evidence import Rows
 from helpers.report.one_layer import CURVES, OneLayer
-from helpers.report.savings import ratios
+from helpers.report.savings import curve_points, ratios
 from helpers.report.sentences import absent, epochs_text, layer_labels
 
 CURVE_LOOKS = {"before": (MAIN, ":"), "lasso": (MAIN, "-"), "l1": ("l1_filters", "--"), "random": ("random_channels", "-.")}
@@ -169,7 +169,7 @@ def accuracy(all_rows: Sequence[dict]) -> style.Figure | Markdown:
 
 def _accuracy(axes: plt.Axes, rows: Rows, dataset: str) -> list[tuple[float, float, str, str]]:
     """Draw one data set; the labels that are still to be written beside their points."""
-    look, points = style.method(MAIN), [found[0] for found in rows.macs_curve(dataset)]
+    look, points = style.method(MAIN), curve_points(rows, dataset)
     macs = [row["macs"] / 1e6 for row in points]
     at_once = [row["pruned_top1_pct"] for row in points]
     axes.plot(macs, at_once, ls=":", marker=look.marker, mfc="white", color=look.color, label=f"{look.label}, at once")
