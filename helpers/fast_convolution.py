@@ -1,12 +1,14 @@
 """Faster training of 3×3 convolutions on small maps, on the CPU, with the same results to rounding.
 
 oneDNN computes a convolution's weight gradient slowly where maps are small and channels many, and multiplies with the
-zeros of the padding. Two rewrites help, both exact:
+zeros of the padding. Three rewrites help, all exact in real numbers:
 
 - *weight gradient*: one matrix product a tap over the positions whose input lies inside the map, or, with AMX, a single
   product of output gradients and unfolded inputs (more multiplications, which cost little there);
 - *2×2 maps*: each output position sees each input position through exactly one tap, so the whole convolution is one
-  dense 4C × 4C product, 2.25 times fewer multiplications than nine taps at four positions.
+  dense 4C × 4C product, 2.25 times fewer multiplications than nine taps at four positions;
+- *maps divisible by 4, in float32*: Winograd's tiles (`winograd`), forward and backward, a quarter of the multiplications.
+  Their transforms would lose bfloat16's few digits.
 
 Which one a layer uses depends on its shape, the dtype and the processor only, never on a timing: training that was
 interrupted and resumed gives the same bits.
@@ -21,10 +23,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from helpers import machine
+from helpers import machine, winograd
 
 DTYPES = (torch.float32, torch.bfloat16)
 MIN_CHANNELS = 256  # with fewer, oneDNN's weight gradient is as fast
+MIN_TILED = 64 * 128  # input times output channels; with fewer, the transforms cost more than the products save
 
 
 @contextmanager
@@ -82,6 +85,8 @@ def way(size: tuple[int, int], outputs: int, channels: int, dtype: torch.dtype) 
         return unfolded_convolution if deep and max(size) <= 4 else None
     if size == (2, 2):
         return dense_convolution
+    if dtype == torch.float32 and channels * outputs >= MIN_TILED and winograd.divides(*size):
+        return tiled_convolution
     # oneDNN's AVX2 kernels fall behind on larger maps than its AVX-512 ones do
     largest = 4 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8
     return tap_convolution if deep and max(size) <= largest else None
@@ -103,6 +108,11 @@ def unfolded_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None) ->
 def dense_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The convolution of a 2×2 map as one product with a dense (4·O, 4·C) matrix."""
     return _DenseConvolution.apply(inputs, weight, bias)
+
+
+def tiled_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution of maps divisible by 4 by Winograd's tiles; in float32 or float64."""
+    return _TiledConvolution.apply(inputs, weight, bias)
 
 
 class _Convolution(torch.autograd.Function):
@@ -131,29 +141,59 @@ class _DenseConvolution(torch.autograd.Function):
     def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         matrix = dense_matrix(weight)
         ctx.save_for_backward(inputs, matrix)
-        rows = _rows(inputs)
-        return _maps(rows @ matrix.t() if bias is None else torch.addmm(bias.repeat(4), rows, matrix.t()))
+        rows = rows_of(inputs)
+        return maps_of(rows @ matrix.t() if bias is None else torch.addmm(bias.repeat(4), rows, matrix.t()))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         inputs, matrix = ctx.saved_tensors
-        for_inputs = _maps(_rows(gradient) @ matrix) if ctx.needs_input_grad[0] else None
+        for_inputs = maps_of(rows_of(gradient) @ matrix) if ctx.needs_input_grad[0] else None
         for_weight = tap_weight_gradient(inputs, gradient) if ctx.needs_input_grad[1] else None
         return for_inputs, for_weight, _bias_gradient(ctx, gradient)
+
+
+class _TiledConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        maps, size = inputs.permute(0, 2, 3, 1), inputs.shape[2:]
+        transformed = winograd.transform_weight(weight)
+        outputs = inputs.new_empty(*maps.shape[:3], weight.shape[0])
+        tiles = []
+        for part in winograd.parts(maps, max(weight.shape[:2])):
+            tiles.append(winograd.transform_inputs(maps[part]))
+            outputs[part] = winograd.transform_outputs(torch.bmm(tiles[-1], transformed.mT), *size)
+        ctx.save_for_backward(transformed, *tiles)
+        return (outputs if bias is None else outputs.add_(bias)).permute(0, 3, 1, 2)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        transformed, *tiles = ctx.saved_tensors
+        maps, size = gradient.permute(0, 2, 3, 1), gradient.shape[2:]
+        for_inputs = maps.new_empty(*maps.shape[:3], transformed.shape[2]) if ctx.needs_input_grad[0] else None
+        for_weight = None
+        for part, seen in zip(winograd.parts(maps, max(transformed.shape[1:])), tiles, strict=True):
+            caused = winograd.outputs_gradient(maps[part])
+            for_weight = torch.bmm(caused.mT, seen) if for_weight is None else for_weight.baddbmm_(caused.mT, seen)
+            if for_inputs is not None:
+                for_inputs[part] = winograd.inputs_gradient(torch.bmm(caused, transformed), *size)
+        if for_inputs is not None:
+            for_inputs = for_inputs.permute(0, 3, 1, 2)
+        return for_inputs, winograd.weight_gradient(for_weight), _bias_gradient(ctx, gradient)
 
 
 def _bias_gradient(ctx, gradient: Tensor) -> Tensor | None:
     return gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
-def _rows(maps: Tensor) -> Tensor:
+def rows_of(maps: Tensor) -> Tensor:
     """(N, C, 2, 2) → (N, 4·C), a position's channels side by side; no copy in channels_last."""
     return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], 4 * maps.shape[1])
 
 
-def _maps(rows: Tensor) -> Tensor:
-    """The inverse of `_rows`, in channels_last."""
+def maps_of(rows: Tensor) -> Tensor:
+    """The inverse of `rows_of`, in channels_last."""
     return rows.view(rows.shape[0], 2, 2, rows.shape[1] // 4).permute(0, 3, 1, 2)
 
 

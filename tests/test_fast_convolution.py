@@ -7,14 +7,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers import fast_convolution, models
+from helpers import fast_convolution, models, winograd
 from helpers.fast_convolution import accelerate
 
 ANY_SIZE = [fast_convolution.tap_convolution, fast_convolution.unfolded_convolution]
 TWO_BY_TWO = [*ANY_SIZE, fast_convolution.dense_convolution]
-WAYS = [(way, size) for size in [(4, 4), (1, 1), (1, 3), (3, 2), (8, 5)] for way in ANY_SIZE] + [
+IN_HALF = [(way, size) for size in [(4, 4), (1, 1), (1, 3), (3, 2), (8, 5)] for way in ANY_SIZE] + [
     (way, (2, 2)) for way in TWO_BY_TWO
 ]
+WAYS = [*IN_HALF, *((fast_convolution.tiled_convolution, size) for size in [(4, 4), (8, 4), (12, 16)])]
 FORMATS = [torch.contiguous_format, torch.channels_last]
 
 
@@ -54,7 +55,7 @@ def test_every_way_is_the_convolution(way, size, bias, layout):
             assert relative(ours, wanted) < 1e-5
 
 
-@pytest.mark.parametrize(("way", "size"), WAYS, ids=lambda value: getattr(value, "__name__", str(value)))
+@pytest.mark.parametrize(("way", "size"), IN_HALF, ids=lambda value: getattr(value, "__name__", str(value)))
 def test_bfloat16_is_no_less_exact_than_the_plain_convolution(way, size):
     torch.manual_seed(0)
     half = [torch.randn(s).bfloat16() for s in ((16, 64, *size), (48, 64, 3, 3), (48,))]
@@ -63,6 +64,17 @@ def test_bfloat16_is_no_less_exact_than_the_plain_convolution(way, size):
     theirs = gradients(plain, half, upstream)
     for ours, other, wanted in zip(gradients(way, half, upstream), theirs, exact, strict=True):
         assert relative(ours, wanted) < max(0.004, 1.1 * relative(other, wanted))
+
+
+def test_tiles_done_in_parts_are_the_same_convolution(monkeypatch):
+    torch.manual_seed(0)
+    shapes = (5, 6, 8, 4), (9, 6, 3, 3), (9,)
+    tensors, upstream = [torch.randn(s, dtype=torch.float64) for s in shapes], torch.randn(5, 9, 8, 4, dtype=torch.float64)
+    exact = gradients(plain, tensors, upstream)
+    monkeypatch.setattr(winograd, "BUFFER", 2 * 36 * 9 * 2)  # two images of two tiles
+    assert len(list(winograd.parts(tensors[0].permute(0, 2, 3, 1), 9))) == 3
+    for ours, wanted in zip(gradients(fast_convolution.tiled_convolution, tensors, upstream), exact, strict=True):
+        torch.testing.assert_close(ours, wanted)
 
 
 def network(divisor=2):
@@ -104,23 +116,28 @@ def test_training_twice_gives_the_same_bits(dtype):
 
 @pytest.fixture
 def every_way_used(monkeypatch):
-    """Record the shapes the accelerated ways were called with."""
+    """Record the channels, the width and the dtype of the inputs the accelerated ways were called with."""
     calls = []
-    for name in ("tap_weight_gradient", "unfolded_weight_gradient"):
-        original = getattr(fast_convolution, name)
 
-        def recorded(inputs, gradient, original=original):
-            calls.append((tuple(inputs.shape), inputs.dtype))
-            return original(inputs, gradient)
+    def record(module, name, channels_at):
+        original = getattr(module, name)
 
-        monkeypatch.setattr(fast_convolution, name, recorded)
+        def recorded(inputs, *others):
+            calls.append((inputs.shape[channels_at], inputs.shape[2], inputs.dtype))
+            return original(inputs, *others)
+
+        monkeypatch.setattr(module, name, recorded)
+
+    record(fast_convolution, "tap_weight_gradient", 1)
+    record(fast_convolution, "unfolded_weight_gradient", 1)
+    record(winograd, "transform_inputs", 3)
     return calls
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_deep_layers_of_a_network_take_a_fast_way(every_way_used, dtype):
     train(network(), dtype, fast=True, steps=2)
-    assert {(shape[1:], used) for shape, used in every_way_used} >= {((256, 4, 4), dtype), ((300, 2, 2), dtype)}
+    assert {*every_way_used} >= {(256, 4, dtype), (300, 2, dtype)}
     every_way_used.clear()
     train(network(), dtype, fast=False, steps=1)
     assert not every_way_used

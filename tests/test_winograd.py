@@ -1,46 +1,36 @@
+"""The transforms' adjoints; that they make the convolution is seen where they are used."""
+
 import pytest
 import torch
-from torch import nn
 
 from helpers import winograd
-from helpers.winograd import Frozen, frozen
+
+MAPS, PRODUCTS, WEIGHT = (3, 8, 12, 5), (36, 18, 7), (7, 5, 3, 3)
 
 
-@pytest.mark.parametrize("size", [(2, 2), (4, 4), (8, 4), (12, 16), (3, 5), (6, 6)])
-@pytest.mark.parametrize(("channels", "outputs"), [(128, 64), (130, 3), (16, 24)])
-@pytest.mark.parametrize("bias", [True, False])
-def test_the_result_is_the_convolution_s(size, channels, outputs, bias):
-    generator = torch.Generator().manual_seed(0)
-    conv = nn.Conv2d(channels, outputs, 3, padding=1, bias=bias)
-    for count in (1, 5):
-        inputs = torch.randn(count, channels, *size, generator=generator)
-        with torch.no_grad():
-            expected = conv(inputs)
-        for given in (inputs, inputs.contiguous(memory_format=torch.channels_last)):
-            found = frozen(conv)(given)
-            assert found.shape == expected.shape
-            assert (found - expected).abs().max() <= 1e-4 * expected.abs().max()
+@pytest.mark.parametrize(
+    ("transform", "adjoint", "shape"),
+    [
+        (winograd.transform_weight, winograd.weight_gradient, WEIGHT),
+        (winograd.transform_inputs, lambda y: winograd.inputs_gradient(y, 8, 12), MAPS),
+        (lambda x: winograd.transform_outputs(x, 8, 12), winograd.outputs_gradient, PRODUCTS),
+    ],
+    ids=["weight", "inputs", "outputs"],
+)
+def test_every_gradient_is_the_adjoint_of_its_transform(transform, adjoint, shape):
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=torch.float64)
+    y = torch.randn_like(transform(x))
+    back = adjoint(y)
+    assert back.shape == x.shape
+    torch.testing.assert_close((transform(x) * y).sum(), (x * back).sum())
 
 
-def test_tiles_and_the_dense_product_are_really_used(monkeypatch):
-    taken = []
-    monkeypatch.setattr(Frozen, "_tiled", lambda self, x: taken.append("tiled"))
-    monkeypatch.setattr(Frozen, "_dense", lambda self, x: taken.append("dense"))
-    layer = frozen(nn.Conv2d(winograd.MIN_CHANNELS, 8, 3, padding=1))
-    for side in (8, 2, 6):
-        layer(torch.zeros(1, winograd.MIN_CHANNELS, side, side))
-    assert taken == ["tiled", "dense"]
-
-
-def test_other_convolutions_stay_as_they_are():
-    for conv in (
-        nn.Conv2d(128, 8, 1),
-        nn.Conv2d(128, 8, 3),
-        nn.Conv2d(128, 8, 3, padding=1, stride=2),
-        nn.Conv2d(128, 8, 3, padding=2, dilation=2),
-        nn.Conv2d(128, 128, 3, padding=1, groups=2),
-        nn.Conv2d(128, 8, 3, padding=1, padding_mode="reflect"),
-        nn.Conv2d(128, 8, 3, padding=1).bfloat16(),
-        nn.Linear(4, 4),
-    ):
-        assert frozen(conv) is conv
+def test_parts_hold_every_image_once_and_fit_the_buffer():
+    maps = torch.empty(1000, 16, 16, 1)
+    for channels in (64, 512):
+        parts = list(winograd.parts(maps, channels))
+        assert [i for part in parts for i in range(*part.indices(1000))] == list(range(1000))
+        assert max(part.stop - part.start for part in parts) * 36 * 16 * channels <= winograd.BUFFER
+    huge = torch.empty(2, 512, 512, 1)
+    assert list(winograd.parts(huge, 512)) == [slice(0, 1), slice(1, 2)]

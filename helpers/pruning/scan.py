@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers import data, files, machine, models, progress, winograd
+from helpers import data, files, machine, models, progress
+from helpers.frozen_convolution import frozen
 from helpers.pruning import masks
 
 SPARSITIES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -138,7 +139,7 @@ class _Reader:
         for stage in stages:
             layer = copy.deepcopy(getattr(stage[0], "conv", stage[0]))
             layer.weight.masked_fill_(gone, 0)
-            stage[0] = winograd.frozen(layer)
+            stage[0] = frozen(layer)
         yield
         for stage, layer in zip(stages, dense, strict=True):
             stage[0] = layer
@@ -185,7 +186,7 @@ def _stages(network: models.VGG, dtype: torch.dtype) -> list[nn.Sequential]:
     stages: list[nn.Sequential] = []
     for module in [*folded.features, _Flatten(), *folded.classifier]:
         if isinstance(module, nn.Conv2d | nn.Linear):
-            stages.append(nn.Sequential(winograd.frozen(module)))
+            stages.append(nn.Sequential(frozen(module)))
         elif not isinstance(module, nn.Identity | nn.Dropout):
             stages[-1].append(module)
     return stages
