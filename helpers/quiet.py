@@ -1,5 +1,6 @@
 """The quiet pass: memory, latency and energy of rows whose networks are on disk, when nothing else runs."""
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
@@ -9,6 +10,7 @@ from helpers.settings import Profile
 from helpers.sparse import convolution
 
 NOT_TIMED = "not measured: only the main rows and one compression curve are timed"
+OTHER_RUN = "not measured in the run that timed the other networks, and times of two runs do not compare"
 COLUMNS = (
     *("latency_ms", "latency_p90_ms", "latency_batch128_ms", "sparse_latency_ms", "sparse_latency_batch128_ms"),
     *("peak_memory_mib", "average_memory_mib", "energy_mj"),
@@ -38,6 +40,23 @@ def measure(profile: Profile, keys: Sequence[RowKey], *, again: bool = False, se
         pending = any(row["latency_ms"] is None for row in wanted.values())
         if again or pending or len({row.get("timed_at") for row in wanted.values()}) > 1:
             _measure(profile, wanted, seconds or profile.timing_seconds)
+
+
+def of_one_run(rows: Sequence[dict]) -> list[dict]:
+    """The rows, with what was measured in one run only: the one that timed the dense networks, or else most rows.
+
+    Rows that came together were timed together; one made since, elsewhere, was timed without the networks of the others.
+    """
+    runs: Counter[str] = Counter()
+    for row in rows:
+        if row["latency_ms"] is not None:
+            runs[row["timed_at"]] += len(rows) if row["method"] == "dense" else 1
+    chosen = max(runs, key=lambda run: (runs[run], run), default=None)
+    nothing, why = dict.fromkeys(COLUMNS), dict.fromkeys(COLUMNS, OTHER_RUN)
+    return [
+        row if row["latency_ms"] is None or row["timed_at"] == chosen else row | nothing | {"reasons": why | row["reasons"]}
+        for row in rows
+    ]
 
 
 def timed(key: RowKey) -> bool:

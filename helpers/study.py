@@ -35,9 +35,9 @@ def rows(profile: Profile, *topics: str, compute_missing: bool | None = None) ->
         wanted = [item.key for topic in topics or (None,) for item in plan.plan(profile, topic)]
         for key in wanted:
             compute(profile, key)
-        quiet.measure(profile, wanted)
+        quiet.measure(profile, [item.key for item in planned])
     found = (results.load_row(profile.name, item.key, budget.made_with(profile, item.key)) for item in planned)
-    return [row for row in found if row is not None]
+    return quiet.of_one_run([row for row in found if row is not None])
 
 
 def missing(profile: Profile, topic: str | None = None) -> list[Planned]:

@@ -203,6 +203,24 @@ def test_one_row_without_times_has_all_timed_again_in_one_run(own_folders, monke
     assert together == [set(keys)]
 
 
+def test_times_of_another_run_than_the_dense_network_s_are_not_shown(own_folders, monkeypatch):
+    keys = [RowKey("digits", "dense"), *(RowKey("digits", "layerwise_magnitude", s, variant="curve") for s in (50, 75))]
+    for key in keys:
+        study.compute(TINY, key)
+    quiet.measure(TINY, keys[:1], seconds=0.01)
+    time.sleep(1)  # runs are told apart by the second
+    quiet.measure(TINY, keys[1:], seconds=0.01)
+    dense, *others = study.rows(TINY, compute_missing=False)
+    assert dense["latency_ms"] > 0 and dense["reasons"].get("latency_ms") is None
+    assert len(others) == 2
+    for row in others:
+        assert row["latency_ms"] is row["sparse_latency_batch128_ms"] is row["peak_memory_mib"] is None
+        assert "two runs do not compare" in row["reasons"]["latency_ms"]
+        assert row["top1_pct"] is not None
+    quiet.measure(TINY, keys, seconds=0.01)
+    assert all(row["latency_ms"] > 0 for row in study.rows(TINY, compute_missing=False))
+
+
 def test_the_quiet_pass_fills_the_costs_and_nothing_else(own_folders):
     keys = [RowKey("digits", "dense"), RowKey("digits", "layerwise_magnitude", 80.33)]
     before = [study.compute(TINY, key) for key in keys]
