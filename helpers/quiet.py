@@ -4,15 +4,20 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
 
+import torch
+
 from helpers import budget, data, files, machine, measurement, models, results, settings
 from helpers.results import RowKey
 from helpers.settings import Profile
 from helpers.sparse import convolution
 
 NOT_TIMED = "not measured: only the main rows and one compression curve are timed"
+NO_ZEROS = "the network has no zeros to skip"
+FOLDED_ALIKE = "folded and run densely it does the work of the dense network"
 OTHER_RUN = "not measured in the run that timed the other networks, and times of two runs do not compare"
 COLUMNS = (
-    *("latency_ms", "latency_p90_ms", "latency_batch128_ms", "sparse_latency_ms", "sparse_latency_batch128_ms"),
+    *("latency_ms", "latency_p90_ms", "latency_batch128_ms"),
+    *("folded_latency_ms", "folded_latency_batch128_ms", "sparse_latency_ms", "sparse_latency_batch128_ms"),
     *("peak_memory_mib", "average_memory_mib", "energy_mj"),
 )
 # what the quiet pass may change in a row: `commit` and `torch` stay those that trained it
@@ -76,31 +81,33 @@ def _measure(profile: Profile, wanted: dict[RowKey, dict], seconds: float) -> No
     unavailable = "its kernels run on the CPU" if machine.device().type != "cpu" else convolution.available()
     runs: dict[tuple[str, RowKey], Callable] = {("dense", key): networks[key].to(one[key].device) for key in wanted}
     for key, row in wanted.items():
-        if row["size_bitmask_mib"] is not None and unavailable is None:
+        if row["size_bitmask_mib"] is None:  # a network without zeros gets what helps it: the sparse kernel folds as well
+            folded = models.fold_batch_norm(networks[key]).to(memory_format=torch.channels_last)
+            runs["folded", key] = folded.to(one[key].device)
+        elif unavailable is None:
             runs["sparse", key] = convolution.compile_sparse(networks[key])
     single, batched = (
         measurement.latency(runs, {run: batches[run[1]] for run in runs}, min_seconds=seconds) for batches in (one, many)
     )
     made, timed_at = results.provenance(), datetime.now(timezone.utc).isoformat(timespec="seconds")
     for key, row in wanted.items():
-        dense, sparse = ("dense", key), ("sparse", key)
         used = measurement.memory(networks[key], many[key])
         spent, why = measurement.energy(networks[key], many[key], seconds=seconds)
         reasons = {"energy_mj": why} if spent is None else {}
-        if sparse not in runs:
-            why_not = f"not measured: {unavailable}" if unavailable else "not measured: the network has no zeros to skip"
-            reasons |= dict.fromkeys(("sparse_latency_ms", "sparse_latency_batch128_ms"), why_not)
-        if sparse in runs:  # which layers the sparse network runs on dense kernels, since they are faster there
+        for run, why_not in (("folded", FOLDED_ALIKE), ("sparse", unavailable or NO_ZEROS)):
+            there = (run, key) in runs
+            times = {f"{run}_latency_ms": single, f"{run}_latency_batch128_ms": batched}
+            row |= {column: found[run, key].median_ms if there else None for column, found in times.items()}
+            reasons |= {} if there else dict.fromkeys(times, f"not measured: {why_not}")
+        if ("sparse", key) in runs:  # which layers the sparse network runs on dense kernels, since they are faster there
             row["run_densely"] = {
                 layout: [name for name, kernel in chosen.items() if kernel == "dense"]
-                for layout, chosen in runs[sparse].plan.items()
+                for layout, chosen in runs["sparse", key].plan.items()
             }
         row |= {
-            "latency_ms": single[dense].median_ms,
-            "latency_p90_ms": single[dense].p90_ms,
-            "latency_batch128_ms": batched[dense].median_ms,
-            "sparse_latency_ms": single[sparse].median_ms if sparse in runs else None,
-            "sparse_latency_batch128_ms": batched[sparse].median_ms if sparse in runs else None,
+            "latency_ms": single["dense", key].median_ms,
+            "latency_p90_ms": single["dense", key].p90_ms,
+            "latency_batch128_ms": batched["dense", key].median_ms,
             "peak_memory_mib": used.peak_mib,
             "average_memory_mib": used.average_mib,
             "energy_mj": spent,

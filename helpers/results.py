@@ -43,6 +43,8 @@ COLUMNS = (
     "latency_ms",
     "latency_p90_ms",
     "latency_batch128_ms",
+    "folded_latency_ms",
+    "folded_latency_batch128_ms",
     "sparse_latency_ms",
     "sparse_latency_batch128_ms",
     "energy_mj",

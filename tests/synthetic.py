@@ -84,8 +84,12 @@ def world() -> dict[tuple, dict]:
     return {(r["dataset"], r["method"], r["variant"], r["target_sparsity_pct"]): r for r in rows}
 
 
-def made(changes: dict | None = None, without: tuple = ()) -> list[dict]:
-    """The world's rows; `changes`: (method, variant) → columns set on every data set, `without`: methods left out."""
+def made(changes: dict | None = None, without: tuple = (), folded: bool = True) -> list[dict]:
+    """The world's rows.
+
+    `changes`: (method, variant) → columns set on every data set, `without`: methods left out, `folded`: whether networks
+    without masks were timed with batch norm folded as well, and no faster for it.
+    """
     rows = copy.deepcopy(list(world().values()))
     for (method, variant), columns in (changes or {}).items():
         chosen = [r for r in rows if (r["method"], r["variant"]) == (method, variant)]
@@ -95,4 +99,6 @@ def made(changes: dict | None = None, without: tuple = ()) -> list[dict]:
     for stream, r in enumerate(rows):
         r["top1_pct"] = round(r["top1_pct"] * 100) / 100
         r["correct"], r["test_images"] = correct_bits(r["top1_pct"], stream), IMAGES
+        if folded and r["target_sparsity_pct"] is None:
+            r |= {f"folded_{c}": r[c] for c in ("latency_ms", "latency_batch128_ms") if r[f"folded_{c}"] is None}
     return [r for r in rows if r["method"] not in without]

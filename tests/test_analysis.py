@@ -72,7 +72,10 @@ def test_decisions_take_the_cheapest_network_that_does_the_job():
     html = frontier.decisions(made(), "cifar10")._repr_html_()
     first = html[html.index("a smaller file") : html.index("higher throughput")]
     # 13.28 MiB surely within a point; 8.23 MiB only just not (−0.40, down to −1.01); 8.00 MiB at a loss of 1.4 points
-    assert all(text in first for text in ("layer-wise magnitude", "4.39", "L1 filters", "7.28")) and "sparse" not in first
+    assert all(text in first for text in ("layer-wise magnitude", "4.39", "LASSO channels", "7.28")) and "sparse" not in first
+    assert "L1 filters" not in first  # as small and less accurate
+    longer = frontier.decisions(made({("lasso_channels", ""): {"epochs": 8}}), "cifar10")._repr_html_()
+    assert "LASSO" not in longer and "L1 filters" in longer  # more training than the control had is no gain of pruning
     worse = frontier.decisions([r for r in made() if r["method"] in ("dense", "dense_finetuned", "random")], "cifar10")
     assert worse._repr_html_().count("the dense network<") == 2 * len(frontier.NEEDS)
     assert isinstance(frontier.decisions([], "cifar10"), Markdown)
@@ -81,7 +84,7 @@ def test_decisions_take_the_cheapest_network_that_does_the_job():
 def test_a_cost_that_was_not_measured_leaves_the_network_out():
     rows = made({("lasso_channels", ""): {"latency_batch128_ms": None}})
     known = evidence.Rows(rows)
-    methods = {row["method"] for _, row in frontier.points(known, "cifar10", "latency")}
+    methods = {row["method"] for _, row in frontier.points(known, frontier.candidates(known, "cifar10"), "latency")}
     assert "lasso_channels" not in methods and "l1_filters" in methods
 
 

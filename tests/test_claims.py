@@ -229,8 +229,9 @@ def test_five_findings_with_figures_of_the_rows():
     assert "bitmask" in headlines[1] and "4.39 times smaller" in headlines[1]  # the same on both is said once
     assert headlines[2].startswith("Unstructured zeros do run faster, 2.54 times")
     assert "7.53 times fewer MACs, 5.00 times faster, at −1.30 / −3.30 points" in headlines[3]
-    assert "94.00 % of the weights zeroed on CIFAR-10, 8.33 times, −2.00 points" in found[3].text
-    assert "wrong normalisation (half) the unpruned network loses 9.00 points" in found[0].text
+    assert "94.00 % of the weights zeroed on CIFAR-10, 8.33 times, after 4 epochs −2.00 points" in found[3].text
+    assert "from nothing for 4 epochs" in found[3].text and "networks of this shape are 3.3 times faster" in found[3].text
+    assert "wrong normalisation (mean and deviation ½) the unpruned network loses 9.00 points" in found[0].text
     assert headlines[4].startswith("Between SNIP and iterative GraSP the rows do not decide")
     better = claims.findings(made({SNIP: top1(2.5), MAGNITUDE: SLOW}))
     assert better[4].headline.startswith("SNIP would have done better") and "absolute" not in better[4].text
@@ -239,17 +240,50 @@ def test_five_findings_with_figures_of_the_rows():
     assert "Against GraSP with its absolute score at every stage (CIFAR-100): " in with_absolute
     level = [r | {"variant": "preserving"} for r in made() if r["method"] == "grasp_iterative"]
     both = claims.findings([*made({SNIP: top1(2.5), GRASP: top1(-4)}), *level])[4].headline
-    assert both.startswith("SNIP would have done better than iterative GraSP, by +6.40 points")
+    assert both.startswith(
+        "SNIP ends above GraSP as defined, by +6.40 points; above GraSP with the score's absolute value by +2.4"
+    )
     only = claims.findings([*made({GRASP: top1(-4)}), *level])[4].headline
-    assert only.startswith("SNIP beats GraSP only while GraSP's score keeps its sign: +3.90 points, −0.10 by the absolute score")
+    assert only.startswith(
+        "SNIP ends above GraSP as defined, by +3.90 points; against GraSP with the score's absolute value nothing"
+    )
     assert "do not run clearly faster" in better[2].headline
 
 
 def test_the_answer_is_what_a_point_at_most_buys():
     rows = [r for r in made() if r["dataset"] == "cifar10"]
-    assert "the file gets 4.39 times smaller and a batch of 128 images runs 2.54 times as fast as dense," in claims.answer(rows)
+    told = claims.answer(rows)
+    assert (
+        "on CIFAR-10 the file gets 4.39 times smaller (layer-wise magnitude), and a batch of 128 images runs 2.54 times" in told
+    )
+    assert told.endswith("the dense network with its batch norm folded.")
+    alone = [r for r in made(folded=False) if r["dataset"] == "cifar10"]
+    assert claims.answer(alone).endswith("the dense network as PyTorch runs it.")
     assert claims.answer([]) is None  # and where no network of a data set is surely that good:
     assert claims.answer(made({MAGNITUDE: top1(-3), FINE: top1(-3)})) is None
+
+
+def test_networks_timed_unlike_the_sparse_kernel_decide_no_race():
+    """The sparse kernel folds batch norm: where a network with fewer channels was not timed so, it may be faster than shown."""
+    as_fast, slower = channels(latency_batch128_ms=220.0), channels(latency_batch128_ms=300.0)
+    for key, changes, verdict in (("channels_faster", as_fast, REFUTED), ("blunter_latency", slower, SUPPORTED)):
+        assert judged(key, made(changes)).verdict == verdict
+        found = judged(key, made(changes, folded=False))
+        assert found.verdict == UNDECIDED
+        assert all("could be faster than shown" in j.evidence for j in found.by_dataset.values())
+    text = claims.findings(made(as_fast, folded=False))[3].text
+    assert "could be faster than shown" in text and "could be" not in claims.findings(made(as_fast))[3].text
+
+
+def test_a_time_is_that_of_the_fastest_kernel():
+    rows = made({SNIP: {"sparse_latency_batch128_ms": 900.0}})
+    for r in rows:
+        if r["folded_latency_batch128_ms"] == 1000:  # all of the dense network's shape
+            r["folded_latency_batch128_ms"] = 800.0
+    known = evidence.Rows(rows)
+    assert known.cost(known.one("cifar10", "dense"), "latency") == 800
+    assert known.gain(known.one("cifar10", "layerwise_magnitude"), "latency") == pytest.approx(800 / (2000 * 0.1967))
+    assert known.cost(known.one("cifar10", "snip"), "latency") == 800  # with masks, and faster run densely and folded
 
 
 def test_findings_without_rows_say_so_and_with_one_data_set_name_none():

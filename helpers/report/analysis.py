@@ -7,7 +7,7 @@ from IPython.display import Markdown
 
 from helpers import budget, results
 from helpers.report import assignment, claims, style, tables
-from helpers.report.evidence import TIMES, Rows, name, variants
+from helpers.report.evidence import STRUCTURED, TIMES, Rows, name, variants
 from helpers.report.statistics import seed_noise, wilson
 from helpers.report.tables import Table, number_text
 
@@ -23,6 +23,10 @@ GRAND: dict[str, dict[str, str | None]] = {
         **dict.fromkeys(("sparse_latency_ms", "sparse_latency_batch128_ms", "energy_mj"), "min"),
     },
 }
+READING = (
+    "Where a difference stands with an interval and a p-value, the 95 % interval holds test-image and seed noise, p is McNemar's "
+    "of the test images alone, and only a difference that both agree on counts."
+)
 THEY_REPORT = ("top1_pct", "top5_pct", "size_mib", "macs", "peak_memory_mib", "average_memory_mib", "latency_ms", "energy_mj")
 WITH = {  # columns that share the reason of another
     "average_memory_mib": "peak_memory_mib",
@@ -131,10 +135,23 @@ def missing_rows(rows: Sequence[Mapping], planned: Sequence) -> Markdown:
     )
 
 
+def certainty(rows: Sequence[Mapping], planned: Sequence) -> str:
+    """How much stands behind the findings, in a few sentences: rows, seeds, and how a difference is read."""
+    keys = {(r["dataset"], r["method"], r.get("target_sparsity_pct"), r["variant"], r["seed"]) for r in rows}
+    again = len(keys) - len({key[:-1] for key in keys})
+    there = "All" if len(rows) == len(planned) else f"{len(rows)} of"
+    seeds = f"{again} of them with a further seed" if again else "each of one seed"
+    noise = "seed noise that they cannot show is taken from a published spread"
+    return f"{there} {len(planned)} planned rows are there, {seeds}; {noise}. {READING}"
+
+
 def verdicts_seen(judged: Sequence[claims.Judged]) -> Markdown:
     """How many statements hold."""
     counts = [f"{count} {verdict}" for verdict, count in claims.tally(judged).items() if count]
-    return Markdown(f"**What is seen.** Of {len(judged)} statements {', '.join(counts)}.")
+    return Markdown(
+        f"**What is seen.** The verdicts on {len(judged)} statements: {', '.join(counts)}. {READING} Some hold by construction, "
+        "where the budget was set to the write-up's or a dense kernel is run on masks; what decides each is said with it."
+    )
 
 
 # Limits -----------------------------------------------------------------------------------------------------------
@@ -150,21 +167,28 @@ def limits(rows: Sequence[Mapping]) -> Markdown:
             if not row["variant"] and row["epochs"]:
                 groups.setdefault(row["method"], set()).add(row["seed"])
         several = [name(method) for method, seeds in groups.items() if len(seeds) > 1]
-        dense = known.find(dataset, "dense")
         images = mine[0].get("test_images", "all")
         lines.append(
             f"- **{style.dataset(dataset)}**: {len(mine)} rows on {images} test images; more than one seed: "
-            f"{', '.join(several) or 'none'}.{_seed_noise(known, dataset)}{_time_noise(known, dense)}"
+            f"{', '.join(several) or 'none'}.{_seed_noise(known, dataset)}{_time_noise(known, dataset)}"
         )
-    budgets = sorted(
-        {(name(r["method"]), r["epochs"]) for r in known.all if not r["variant"] and r["epochs"]}, key=lambda b: b[1]
-    )
-    lines.append(f"- **Budgets** in epochs: {', '.join(f'{method} {epochs}' for method, epochs in budgets) or 'none yet'}.")
+    budgets: dict[str, set[int]] = {}
+    for row in known.all:
+        if row["epochs"]:
+            budgets.setdefault(name(row["method"]), set()).add(row["epochs"])
+    listed = [f"{method} {' or '.join(map(str, sorted(epochs)))}" for method, epochs in budgets.items()]
+    lines.append(f"- **Budgets** in epochs, of all rows of a method: {', '.join(listed) or 'none yet'}.")
     timed = {row["device"] for row in known.all if row.get("latency_ms") is not None}
     trained = {row["train_device"] for row in known.all if row.get("train_device")}
     lines.append(
         f"- **Devices**: timed on {', '.join(sorted(timed)) or 'none'}; trained on {', '.join(sorted(trained)) or 'none'}."
     )
+    changed = sum(str(row["commit"]).endswith("+changes") for row in known.all)
+    if changed:
+        lines.append(
+            f"- **Code**: {changed} of {len(known.all)} rows were made while the code differed from the commit that they name "
+            "(it stands there with “+changes”); their settings are whole, their code can only be found near that commit."
+        )
     return Markdown("\n".join(lines))
 
 
@@ -180,10 +204,13 @@ def _seed_noise(rows: Rows, dataset: str) -> str:
     return f" Between two single trainings less than this is never called a difference: {'; '.join(told)}." if told else ""
 
 
-def _time_noise(rows: Rows, dense: Sequence[Mapping]) -> str:
-    """How far the times of unpruned networks lie apart, which do the same work."""
-    times = [rows.equal_work(dense[0], column) if dense else [] for column in TIMES.values()]
-    if min(map(len, times)) < 2:
-        return ""
-    many, one = (number_text(100 * (max(t) / min(t) - 1), 0) for t in times)
-    return f" Times of {len(times[0])} unpruned networks differ by up to {one} % at batch 1 and {many} % at batch 128."
+def _time_noise(rows: Rows, dataset: str) -> str:
+    """How far the times of networks of one shape lie apart, which do the same work: unpruned ones, and those without channels."""
+    told = []
+    for method, kind in {"dense": "unpruned networks", STRUCTURED: "channel-pruned networks of equal widths"}.items():
+        for row in rows.find(dataset, method)[:1]:
+            times = [rows.equal_work(row, column) for column in TIMES.values()]
+            if min(map(len, times)) > 1:
+                many, one = (number_text(100 * (max(t) / min(t) - 1), 0) for t in times)
+                told.append(f"{len(times[0])} {kind} differ by up to {one} % at batch 1 and {many} % at batch 128")
+    return f" Times of {'; of '.join(told)}." if told else ""

@@ -9,6 +9,7 @@ from IPython.display import Markdown
 from helpers import data, measurement, models, pretrained, settings
 from helpers.report import assignment, style, tables
 from helpers.report.plots import baseline as plots
+from helpers.report.sentences import layer_labels
 from helpers.report.statistics import wilson
 from helpers.report.style import Figure
 from helpers.report.tables import Table, number_text
@@ -59,7 +60,7 @@ def _layer_columns(network: models.VGG) -> pd.DataFrame:
             "macs": [layer.macs for layer in table],
             "macs_share": [100 * layer.macs / macs for layer in table],
         },
-        index=[layer.name for layer in table],
+        index=layer_labels(layer.name for layer in table),
     )
 
 
@@ -213,7 +214,8 @@ def weights_seen(profile: Profile, rows: Sequence[dict]) -> Markdown:
             layers = models.weight_layers(_dense_network(profile, row["dataset"]))
         except FileNotFoundError:
             continue
-        carried = {name: 100 * _small_share(layer.weight, profile.magnitude_sparsity_pct / 100) for name, layer in layers.items()}
+        shares = [100 * _small_share(layer.weight, profile.magnitude_sparsity_pct / 100) for layer in layers.values()]
+        carried = dict(zip(layer_labels(layers), shares, strict=True))
         least, most = min(carried, key=carried.get), max(carried, key=carried.get)
         said.append(
             f"On {style.dataset(row['dataset'])} the {profile.magnitude_sparsity_pct:.2f} % smallest weights of a layer carry "

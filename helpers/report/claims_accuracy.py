@@ -10,8 +10,8 @@ from helpers.report.verdicts import REFUTED, SUPPORTED, UNDECIDED, Claim, Judgem
 
 ACCURACY = "Accuracy against the baseline"
 MAGNITUDE = "layerwise_magnitude"
-NAMES = ("half", "none", "imagenet")  # of wrong normalisations, the likeliest mistake first
-WRONG = tuple(f"normalization={name}" for name in NAMES)
+# wrong normalisations, the likeliest mistake first, and what the pages call them
+WRONG = {"half": "mean and deviation ½", "none": "no normalisation", "imagenet": "ImageNet's"}
 FINER = "cifar100"  # the data set of which the write-up says that GraSP fails
 GRASP_SCORES = {"": "signed at its first stage", ABSOLUTE: "with its absolute score at every stage"}
 
@@ -58,21 +58,23 @@ def wrong_normalization(rows: Rows, dataset: str) -> tuple[dict[str, float], dic
     """Points the unpruned network loses under each wrong normalisation, and points it gains when fine-tuned under it."""
     dense = rows.one(dataset, "dense")
     # the data set's own normalisation is among the names; its row has the same bits
-    found = {v: row for v in WRONG for row in rows.find(dataset, "dense", v)[:1] if row.get("correct") != dense.get("correct")}
+    variants = {f"normalization={name}": name for name in WRONG}
+    found = {v: row for v in variants for row in rows.find(dataset, "dense", v)[:1] if row.get("correct") != dense.get("correct")}
     if not found:
         raise Missing(f"no row of the dense network under a wrong normalisation on {style.dataset(dataset)}")
-    drops = {v.partition("=")[2]: value(dense, "top1_pct") - value(row, "top1_pct") for v, row in found.items()}
+    drops = {variants[v]: value(dense, "top1_pct") - value(row, "top1_pct") for v, row in found.items()}
     tuned = {v: row for v in found for row in rows.find(dataset, "dense_finetuned", v)[:1]}
-    gains = {v.partition("=")[2]: value(row, "top1_pct") - value(found[v], "top1_pct") for v, row in tuned.items()}
+    gains = {variants[v]: value(row, "top1_pct") - value(found[v], "top1_pct") for v, row in tuned.items()}
     return drops, gains
 
 
 def _only_pruning_explains(rows: Rows, dataset: str) -> Judgement:
     drops, gains = wrong_normalization(rows, dataset)
     claimed = reported_top1(dataset, MAGNITUDE) - reported_top1(dataset, "dense")
-    evidence = f"Unpruned, with a wrong normalisation: {', '.join(f'{n} {signed(-drop)}' for n, drop in drops.items())} points"
+    lost = ", ".join(f"{WRONG[n]} {signed(-drop)}" for n, drop in drops.items())
+    evidence = f"Unpruned, with a wrong normalisation: {lost} points"
     if gains:
-        regained = ", ".join(f"{n} {signed(gain)}" for n, gain in gains.items())
+        regained = ", ".join(f"{WRONG[n]} {signed(gain)}" for n, gain in gains.items())
         evidence += f"; fine-tuned with it, still unpruned: {regained} points"
     evidence += f". The write-up's jump is {signed(claimed)}."
     if any(drops[n] >= claimed / 2 and gain >= claimed / 2 for n, gain in gains.items()):

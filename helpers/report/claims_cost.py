@@ -1,7 +1,7 @@
 """Claims about what pruning saves: bytes on disk, MACs, memory, time, energy."""
 
 from helpers.report import assignment
-from helpers.report.evidence import STRUCTURED, Missing, Rows, name, smallest_file, value
+from helpers.report.evidence import STRUCTURED, UNEQUAL_KERNELS, Missing, Rows, name, smallest_file, timed_at_best, value
 from helpers.report.statistics import signed
 from helpers.report.tables import number_text
 from helpers.report.verdicts import REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
@@ -102,12 +102,6 @@ def _dense_kernels(rows: Rows, dataset: str) -> Judgement:
     return Judgement(_verdict(not faster, faster), f"Times the median time of unpruned networks: {'; '.join(parts)}.")
 
 
-def speed_up(rows: Rows, dataset: str, method: str, column: str) -> float:
-    """Dense time over that of a method's network with masks, run on its non-zeros ("sparse_…") or densely."""
-    dense = rows.read(rows.one(dataset, "dense"), column.removeprefix("sparse_"))
-    return dense / value(rows.one(dataset, method), column)
-
-
 def _channels_faster(rows: Rows, dataset: str) -> Judgement:
     structured = rows.seeds(dataset, STRUCTURED)
     own = rows.gain(structured[0], "latency")
@@ -123,6 +117,8 @@ def _channels_faster(rows: Rows, dataset: str) -> Judgement:
             verdict = REFUTED
         evidence += f"; unstructured at {number_text(rival['sparsity_pct'], 2)} % {number_text(theirs, 2)} times"
         evidence += f", {signed(compared.difference)} points of top-1 against it"
+    if verdict == REFUTED and not timed_at_best(structured[0]):
+        verdict, evidence = UNDECIDED, f"{evidence}. {UNEQUAL_KERNELS}"
     return Judgement(verdict, f"{evidence}.")
 
 

@@ -61,7 +61,9 @@ def gradient_norms(rows: Rows, dataset: str) -> dict[str, tuple[float, float]]:
 def _gradient_flow(rows: Rows, dataset: str) -> Judgement:
     norms = {method: after for method, (_, after) in gradient_norms(rows, dataset).items()}
     if len(norms) < 3:
-        raise Missing(f"gradient norms of three methods on {style.dataset(dataset)}")
+        raise Missing(
+            f"gradient norms of at least three methods on {style.dataset(dataset)}, of which fewer have a row that holds them"
+        )
     counter = []
     for a in norms:
         for b in norms:

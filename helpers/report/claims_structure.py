@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from helpers.report import style
 from helpers.report.claims_accuracy import FINER, MAGNITUDE, brief, higher, top1
-from helpers.report.evidence import COSTS, STRUCTURED, Missing, Rows, name
+from helpers.report.evidence import COSTS, STRUCTURED, UNEQUAL_KERNELS, Missing, Rows, name, timed_at_best
 from helpers.report.sentences import epochs_text
 from helpers.report.tables import number_text
 from helpers.report.verdicts import REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
@@ -40,9 +40,14 @@ def _blunter(kind: str):
         verdict = UNDECIDED
         if bool(wins[MAGNITUDE]) != bool(wins[STRUCTURED]):
             verdict = SUPPORTED if wins[MAGNITUDE] else REFUTED
-        evidence = f"Of {len(pairs)} pairs unstructured wins {len(wins[MAGNITUDE])}, structured {len(wins[STRUCTURED])}"
-        shown = [max(found)[1] for found in wins.values() if found]
-        return Judgement(verdict, f"{'; '.join([evidence, *shown])}.")
+        counts = [len(wins[method]) for method in (MAGNITUDE, STRUCTURED)]
+        evidence = f"Of {len(pairs)} pairs unstructured wins {counts[0]}, structured {counts[1]}"
+        evidence += f", {len(pairs) - sum(counts)} {'is' if len(pairs) - sum(counts) == 1 else 'are'} inside the noise"
+        shown = [f"most clearly {max(found)[1]}" for found in wins.values() if found]
+        said = "; ".join([evidence, *shown])
+        if kind == "latency" and verdict == SUPPORTED and not all(timed_at_best(n[0]) for n in networks):
+            verdict, said = UNDECIDED, f"{said}. {UNEQUAL_KERNELS}"
+        return Judgement(verdict, f"{said}.")
 
     return judge
 
@@ -91,7 +96,11 @@ def _harder_when_finer(rows: Rows, dataset: str) -> Judgement:
 def _keeps_learnt(rows: Rows, dataset: str) -> Judgement:
     pruned, scratch = rows.seeds(dataset, STRUCTURED), rows.seeds(dataset, "lasso_channels_from_scratch")
     compared = rows.compare(pruned, scratch)
-    parts = [f"{top1(pruned)} pruned and fine-tuned, {top1(scratch)} from scratch at the same widths: {brief(compared)}"]
+    lengths = [epochs_text(rows[0]["epochs"]) for rows in (pruned, scratch)]
+    parts = [
+        f"{top1(pruned)} pruned and fine-tuned for {lengths[0]}, with the dense network's training behind it, {top1(scratch)} "
+        f"from scratch at the same widths in {lengths[1]}: {brief(compared)}"
+    ]
     for method in ("l1_filters", "random_channels"):
         if others := rows.find(dataset, method):
             parts.append(f"against {name(method)} at those widths {brief(rows.compare(pruned, others))}")

@@ -26,6 +26,11 @@ COSTS = ("parameters", "MACs", "bytes", "latency")
 SHAPE = ("dataset", "params", "macs")  # equal in networks of equal widths
 TIMES = {"latency": "latency_batch128_ms", "single": "latency_ms"}  # at batch 128, at batch 1
 
+UNEQUAL_KERNELS = (
+    "The network with fewer channels was timed as PyTorch runs it, the unstructured ones with batch norm folded and fused into "
+    "the sparse kernel: the former could be faster than shown"
+)
+
 
 class Missing(LookupError):
     """A row or a column that the rows do not have; the message is a phrase for the reader."""
@@ -77,13 +82,13 @@ class Rows:
 
     def equal_work(self, row: Mapping, column: str) -> list[float]:
         """The times of all networks without masks that have the row's shape: dense kernels do the same work for them."""
-        unmasked = (r for r in self.all if r.get("target_sparsity_pct") is None and r.get(column) is not None)
+        unmasked = (r for r in self.all if not masked(r) and r.get(column) is not None)
         return [r[column] for r in unmasked if all(r.get(key) == row.get(key) for key in SHAPE)]
 
     def read(self, row: Mapping, column: str) -> float:
         """A measured column; a time on dense kernels as the median over `equal_work`, since what tells those apart is noise."""
-        own, masked = value(row, column), row.get("target_sparsity_pct") is not None
-        return own if masked or column not in TIMES.values() else median(self.equal_work(row, column))
+        own, timed = value(row, column), column.removeprefix("folded_") in TIMES.values()
+        return median(self.equal_work(row, column)) if timed and not masked(row) else own
 
     def cost(self, row: Mapping, kind: str) -> float:
         """What a network costs: non-zero parameters, MACs that touch a kept weight, bytes (MiB), ms at batch 128 or 1."""
@@ -93,17 +98,28 @@ class Rows:
             return row["effective_macs"] if row.get("effective_macs") is not None else value(row, "macs")
         if kind == "bytes":
             return smallest_file(row).mib
+        column = TIMES[kind]
+        if not masked(row):
+            times = [self.read(row, c) for c in (column, f"folded_{column}") if row.get(c) is not None]
+            return min(times) if times else value(row, column)
         # fine-tuning moves values, not zeros: the time is that of the same masks right after pruning
         twins = [r for r in self.find(row["dataset"], row["method"], "curve") if r["sparsity_pct"] == row["sparsity_pct"]]
-        column = TIMES[kind]
-        if row.get("target_sparsity_pct") is None:
-            return self.read(row, column)
         times = [r[c] for r in (row, *twins) for c in (column, f"sparse_{column}") if r.get(c) is not None]
-        return min(times) if times else value(row, column)
+        if not times:
+            return value(row, column)
+        folded = f"folded_{column}"  # on dense kernels it does the work of the dense network
+        times += [self.read(r, folded) for r in self.find(row["dataset"], "dense") if r.get(folded) is not None]
+        return min(times)
 
     def gain(self, row: Mapping, kind: str) -> float:
         """How many times less than the dense network a network costs."""
         return self.cost(self.one(row["dataset"], "dense"), kind) / self.cost(row, kind)
+
+    def gains(self, row: Mapping, kind: str) -> tuple[float, float]:
+        """Least and greatest gain in time over the networks without masks that have the row's shape, run as PyTorch does."""
+        column = TIMES[kind]
+        base = self.read(self.one(row["dataset"], "dense"), column)
+        return tuple(base / end(self.equal_work(row, column)) for end in (max, min))
 
     def best_at_initialization(self, dataset: str) -> list[Mapping]:
         """The rows of the most accurate method that prunes before or during training from scratch."""
@@ -130,6 +146,16 @@ def name(method: str, variant: str = "") -> str:
     if variant:
         return BESIDE[method][variant]
     return style.METHODS[method].label if method in style.METHODS else method
+
+
+def masked(row: Mapping) -> bool:
+    """Whether a network's weights were zeroed by masks; otherwise it is dense, with all its channels or fewer."""
+    return row.get("target_sparsity_pct") is not None
+
+
+def timed_at_best(row: Mapping) -> bool:
+    """Whether a network was timed with what the sparse kernel does for one with masks: batch norm folded, channels last."""
+    return masked(row) or row.get("folded_latency_batch128_ms") is not None
 
 
 def value(row: Mapping, column: str) -> float:

@@ -10,8 +10,8 @@ from helpers import results
 from helpers.plan import MACS_CURVE, SHORTER
 from helpers.report import style, tables
 from helpers.report.claims_accuracy import MAGNITUDE
-from helpers.report.evidence import STRUCTURED, Missing, Rows, mean, name
-from helpers.report.sentences import absent
+from helpers.report.evidence import STRUCTURED, Missing, Rows, mean, name, timed_at_best
+from helpers.report.sentences import absent, epochs_text
 from helpers.report.statistics import Comparison, compare, signed
 from helpers.report.tables import Table, number_text
 
@@ -27,10 +27,10 @@ def candidates(rows: Rows, dataset: str) -> list[Mapping]:
     return chosen + [row for variant in variants for row in rows.find(dataset, STRUCTURED, variant)[:1]]
 
 
-def points(rows: Rows, dataset: str, kind: str) -> list[tuple[float, Mapping]]:
-    """(cost, row) of every candidate whose cost of that kind was measured."""
+def points(rows: Rows, networks: Sequence[Mapping], kind: str) -> list[tuple[float, Mapping]]:
+    """(cost, row) of every network whose cost of that kind was measured."""
     found = []
-    for row in candidates(rows, dataset):
+    for row in networks:
         try:
             found.append((rows.cost(row, kind), row))
         except Missing:
@@ -63,7 +63,7 @@ def front_seen(rows: Sequence[Mapping], kinds: Sequence[str] = ("bytes", "MACs",
     known, lines = Rows(rows), []
     for dataset in known.datasets:
         for kind in kinds:
-            front = pareto(points(known, dataset, kind))
+            front = pareto(points(known, candidates(known, dataset), kind))
             if front:
                 families = list(dict.fromkeys(name(row["method"]) for _, row in front))
                 lines.append(f"- {style.dataset(dataset)}, {kind}: {', '.join(families)} ({len(front)} networks)")
@@ -83,7 +83,7 @@ NEEDS = {
 }
 
 
-CHEAP = f"surely losing at most {SAFE:g} point"
+CHEAP = f"losing at most {SAFE:g} point at 95 % confidence"
 CHEAPER = f"losing at most {COSTLY:g} points as measured"
 
 
@@ -97,12 +97,18 @@ class Choice:
 
 
 def choices(rows: Rows, dataset: str, kind: str) -> dict[str, Choice | None]:
-    """For one kind of cost the network to use under either allowance; None where only the dense one is left."""
+    """For one kind of cost the network to use under either allowance; None where only the dense one is left.
+
+    Only networks fine-tuned no longer than the dense one they are compared with: what more training brings is not
+    pruning's.
+    """
     control = rows.seeds(dataset, "dense_finetuned")
-    costs = points(rows, dataset, kind)
+    networks = (*candidates(rows, dataset), *rows.find(dataset, STRUCTURED, SHORTER)[:1])
+    offered = [row for row in networks if row["epochs"] <= control[0]["epochs"]]
+    costs = points(rows, offered, kind)
     base = next((spent for spent, row in costs if row["method"] == "dense"), 0)
     found: dict[str, Choice | None] = {CHEAP: None, CHEAPER: None}
-    for spent, row in sorted(costs, key=lambda point: -point[0]):
+    for spent, row in sorted(costs, key=lambda point: (-point[0], point[1]["top1_pct"])):
         if spent >= base or row["method"] in ("dense", "dense_finetuned"):
             continue
         choice = Choice(row, base / spent, compare([row], control, rows.all))
@@ -137,9 +143,11 @@ def decisions(rows: Sequence[Mapping], dataset: str) -> Table | Markdown:
         frame,
         f"{style.dataset(dataset)}: what to use when, compared with the fine-tuned dense network ({reference} %)",
         digits={"Times less": 2},
-        note="Points: top-1 against that network, with the 95 % interval; surely: by its lower end. Chosen among the networks of "
-        "this report by their test accuracy, so the chosen one's is a little flattered. Unstructured networks are stored as a "
-        "bitmask and run on the kernel that skips zeros; without it their times are those of the dense network.",
+        note="Points: top-1 against that network, with the 95 % interval, whose lower end decides at 95 % confidence. Offered "
+        f"are networks with at most its {epochs_text(control[0]['epochs'])} of fine-tuning. Chosen by their test accuracy, so "
+        "the chosen one's is a little flattered. Unstructured networks are stored as a bitmask and run on the kernel that skips "
+        "zeros; without it their times are those of the dense network, which was run "
+        f"{'with its batch norm folded' if timed_at_best(known.one(dataset, 'dense')) else 'as PyTorch does'}.",
     )
 
 
@@ -156,7 +164,7 @@ def decisions_seen(rows: Sequence[Mapping]) -> Markdown:
             for kind, gains in {"bytes": "the file {} times smaller", "latency": "128 images {} times as fast"}.items():
                 choice = choices(known, dataset, kind)[CHEAP]
                 if choice is None:
-                    text.append(f"by {kind} no network is surely that good")
+                    text.append(f"by {kind} no network is that good")
                 else:
                     gained = gains.format(number_text(choice.gain, 2))
                     text.append(f"{gained} by {called(choice.row)} ({signed(choice.lost.difference)} points)")

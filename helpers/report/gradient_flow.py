@@ -59,11 +59,16 @@ def toy_seen(toy: Toy) -> Markdown:
     first = toy.score >= toy.score.quantile(0.8)
     last = toy.score <= toy.score.quantile(0.2)
     agrees = toy.change[last].mean() < toy.change[first].mean()
-    kept = "So GraSP keeps the weights without which the gradient would shrink most." if agrees else "Here the score misleads."
+    kept = (
+        "GraSP keeps the weights without which the gradient would shrink most; as a guide to single weights it is a rough one."
+        if agrees
+        else "Here the score misleads."
+    )
     return Markdown(
         f"**What is seen.** Over {len(toy.score)} weights, score and measured change correlate at "
         f"{number_text(toy.correlation, 2)}. Removing one of the fifth with the largest scores, which GraSP removes first, "
-        f"changes the squared gradient norm by {signed(100 * float(toy.change[first].mean()), 1)} % on average; removing one of "
+        f"changes the squared gradient norm by {signed(100 * float(toy.change[first].mean()), 1)} % on average "
+        f"({int((toy.change[first] > 0).sum())} of those {int(first.sum())} raise it); removing one of "
         f"the fifth with the smallest, by {signed(100 * float(toy.change[last].mean()), 1)} %. {kept} "
         "It says nothing of the loss itself."
     )

@@ -22,6 +22,8 @@ HEADINGS: dict[str, tuple[str, str, int]] = {
     "latency_ms": ("Latency, batch 1", "ms", 2),
     "latency_p90_ms": ("Latency p90, batch 1", "ms", 2),
     "latency_batch128_ms": ("Latency, batch 128", "ms", 1),
+    "folded_latency_ms": ("Folded latency, batch 1", "ms", 2),
+    "folded_latency_batch128_ms": ("Folded latency, batch 128", "ms", 1),
     "sparse_latency_ms": ("Sparse latency, batch 1", "ms", 2),
     "sparse_latency_batch128_ms": ("Sparse latency, batch 128", "ms", 1),
     "energy_mj": ("Energy", "mJ", 0),

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from helpers import progress, settings, study
-from helpers.report import claims, pages, style
+from helpers import plan, progress, settings, study
+from helpers.report import analysis, claims, pages, style
 from helpers.report.plots.overview import overview
 
 ASKED = (
     "VGG16-BN on {datasets}, pruned in three ways. How small does the file get, how fast does the network run, and what does "
-    "that cost in accuracy, against a dense network that was trained on as well?"
+    "that cost in accuracy, against a dense network given the same further training? The write-up is the earlier report whose "
+    "statements are tested, measured on a GPU."
 )
 DEMO = (
     "This is the demo: the digits that ship inside scikit-learn and a network of a quarter of the width. It shows that all of it "
@@ -34,6 +35,7 @@ def page(profile: str, site: Sequence[pages.Page], provenance: dict[str, str]) -
         answer=claims.answer(rows) or "",
         caveat=DEMO if profile == "demo" else "",
         findings=claims.findings(rows),
+        certainty=analysis.certainty(rows, plan.plan(settings.profile(profile))),
         figure=Markup(figure._repr_html_()) if figure else None,
         pages=site,
     )

@@ -59,7 +59,7 @@ def _cells(rows: Rows, dataset: str, method: str, variant: str) -> list[str]:
 
 
 def _times_as_fast(rows: Rows, row: Mapping) -> str:
-    """The dense network's time at batch 128 over this one's, each on its fastest kernel."""
+    """The dense network's time at batch 128 over this one's, each on the fastest kernel it was timed on."""
     try:
         return f"{rows.gain(row, 'latency'):.2f}"
     except Missing:

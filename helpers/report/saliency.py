@@ -154,10 +154,10 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
         began = control[0]["settings"]
         drawn = began.get("initialization")
         said.append(f"All of them began alike: {drawn or LARGE_HEAD}; dropout {began['dropout']:g} in the head.")
-        if drawn is None:
+        if drawn is None or began["dropout"]:
             said.append(
-                "That head, and dropout, hold the dense control back, and masks that thin the head less: in short trainings the "
-                "order of methods can be the head's."
+                "Dropout and so large a head hold a dense control back in short trainings (`docs/trials.md` has how much), and "
+                "masks that thin the head less: what is above the control here need not be better than a dense network."
             )
         for method in (MAIN, "random"):
             for row in rows.find(dataset, method)[:1]:

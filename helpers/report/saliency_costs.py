@@ -63,9 +63,10 @@ def latency_seen(all_rows: Sequence[dict]) -> Markdown:
         row = rows.one(dataset, MAIN)
         value(row, "sparse_latency_ms")  # or Missing, with the reason
         said = []
-        for dense, sparse, batch in SPEEDS:
-            [point] = speed_points(rows, dataset, MAIN, dense, sparse)
+        for kind, batch in SPEEDS:
+            [point] = speed_points(rows, dataset, MAIN, kind)
             said.append(f"{point.speed_up:.2f}× as fast at {batch} ({against_bound(point)})")
-        return f"On {style.dataset(dataset)} the network of {name(MAIN)} runs on its non-zeros {' and '.join(said)}."
+        text = f"On {style.dataset(dataset)} the network of {name(MAIN)} runs on its non-zeros, against the dense one, "
+        return f"{text}{' and '.join(said)}."
 
     return told(rows, tell)

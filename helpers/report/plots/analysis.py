@@ -26,7 +26,7 @@ REACH = 15.0  # points below the best network that the axis shows: further down 
 def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
     """Top-1 against one cost for every network, the front drawn through those that no other beats."""
     known = Rows(rows)
-    panels = {d: points for d in known.datasets if (points := frontier.points(known, d, kind))}
+    panels = {d: points for d in known.datasets if (points := frontier.points(known, frontier.candidates(known, d), kind))}
     if not panels:
         return absent(f"accuracy against {AXES[kind][2]}")
     label, scale, short = AXES[kind]

@@ -118,14 +118,16 @@ def sizes(all_rows: Sequence[dict]) -> style.Figure | Markdown:
 def speed_up(all_rows: Sequence[dict]) -> style.Figure | Markdown:
     """Speed-up of running non-zeros only, against sparsity, and what skipping every zero for free would give."""
     rows = Rows(all_rows)
-    names = [name for name in rows.datasets if any(speed_points(rows, name, m, *s[:2]) for m in CURVE_METHODS for s in SPEEDS)]
+    names = [
+        name for name in rows.datasets if any(speed_points(rows, name, m, kind) for m in CURVE_METHODS for kind, _ in SPEEDS)
+    ]
     if not names:
         return absent("the latency of the networks run on their non-zeros")
     figure, panels = plt.subplots(len(names), 2, squeeze=False, sharey="row", figsize=(style.WIDE, 3.4 * len(names) + 0.9))
     for line, name in zip(panels, names, strict=True):
-        for axes, (dense, sparse, batch) in zip(line, SPEEDS, strict=True):
+        for axes, (kind, batch) in zip(line, SPEEDS, strict=True):
             for method in CURVE_METHODS:
-                look, points = style.method(method), speed_points(rows, name, method, dense, sparse)
+                look, points = style.method(method), speed_points(rows, name, method, kind)
                 if not points:
                     continue
                 x, lone = [point.sparsity_pct for point in points], len(points) == 1  # one network makes no line
@@ -147,7 +149,7 @@ def speed_up(all_rows: Sequence[dict]) -> style.Figure | Markdown:
         "01_speed_up",
         alt=f"Speed-up over dense execution against sparsity at batch 1 and 128 for {', '.join(drawn)}, each beside what its "
         "remaining multiply-adds alone would give.",
-        caption="Marks: measured, the same network run densely and on its non-zeros only, interleaved. Dotted, a dash where "
+        caption="Marks: measured, the dense network and the pruned one on its non-zeros only, interleaved. Dotted, a dash where "
         "there is one network: MACs ÷ effective MACs, what skipping every zero at no cost would give. It is no bound at batch 1, "
         "where dense kernels wait for memory. Above the line at 1× skipping zeros pays.",
     )

@@ -47,8 +47,8 @@ def overview(rows: Sequence[Mapping], profile: str) -> Figure | None:
 
 CAPTION = (
     "What pruning gains (right is better) and what it costs in accuracy (up is better), against a dense control: fine-tuned "
-    "({epochs}), or trained from scratch alike for GraSP, SNIP and random. Each network in its smallest exact file and on its "
-    "fastest kernel."
+    "({epochs}; the same widths from scratch stand against it too), or trained from scratch alike for GraSP, SNIP and random. "
+    "Each network in its smallest exact file and on its fastest kernel that was timed."
 )
 
 

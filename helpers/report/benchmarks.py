@@ -1,0 +1,34 @@
+"""What the benchmarks found, where a sentence of a page needs it beside the rows."""
+
+from collections.abc import Mapping
+
+from helpers import files, progress, settings
+from helpers.report.tables import number_text
+
+PATH = settings.ROOT / "results" / "bench.json"
+RIVALS = {"compiled": "the dense network compiled by torch.compile", "bf16": "the dense network in bfloat16"}
+
+
+def found(script: str) -> Mapping | None:
+    """A benchmark's rows and the machine they were taken on; None where it was not run or its file is damaged."""
+    try:
+        return files.load_json(PATH).get(script) if PATH.is_file() else None
+    except files.CorruptFile as error:
+        progress.say(f"{error}")
+        return None
+
+
+def against_other_kernels(sparsity_pct: float) -> str:
+    """The sparse kernel against the strongest ways to run CIFAR-10's dense network, as a sentence; "" where not measured."""
+    ran = found("sparse_inference") or {"rows": []}
+    ratios = {row["name"]: row["ratio"] for row in ran["rows"]}
+    said = []
+    for rival, words in RIVALS.items():
+        names = [f"layerwise {sparsity_pct / 100:.2%}, batch {batch}, against {rival}" for batch in (128, 1)]
+        if all(name in ratios for name in names):
+            many, one = (number_text(ratios[name], 2) for name in names)
+            said.append(f"{many} times as fast as {words} at batch 128 and {one} times at batch 1")
+    if not said:
+        return ""
+    machine = ran["machine"].split(";")[0]
+    return f"In a benchmark of its own on CIFAR-10 ({machine}) that network is, on the same kernel, {'; '.join(said)}."
