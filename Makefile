@@ -15,8 +15,8 @@ report: $(READY)  ## execute the notebooks and write the pages (PROFILE=demo, st
 	@$(RUN) -m helpers.report --profile $(PROFILE)
 
 test: $(READY)  ## every test; those that need real CIFAR or a browser say why they are skipped
-	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
 	@$(RUN) -m pytest
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
 
 lab: $(READY)  ## step through the notebooks in JupyterLab
 	@PROFILE=$(PROFILE) PYTHONPATH=$(CURDIR) $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_baseline.ipynb \
@@ -36,7 +36,7 @@ clean:  ## what a build makes again; never the committed rows, figures and pages
 
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; this is " + sys.version.split()[0] + " (make PYTHON=python3.12 …)")'
-	@test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "installing requirements.txt into $(VENV) …"
 	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
 	@touch $@

@@ -1,15 +1,39 @@
-"""What several test files share: the demo's pages, built once a run."""
+"""What all test files share: folders of their own, and the demo's pages, built once a run."""
 
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 from helpers import settings
 
-OVERRIDES = ("PROFILE", "DEVICE", "RESULTS_DIR", "REPORT_DIR", "BUILD_DIR")
+OVERRIDES = ("PROFILE", "DEVICE", "RESULTS_DIR", "REPORT_DIR", "BUILD_DIR", "SPARSE_CACHE")
+
+
+def pytest_configure(config):
+    """Before any test is collected: what they compare is counted and timed on the CPU, and leaves no timing behind."""
+    config.sparse_cache = tempfile.TemporaryDirectory(prefix="sparse-cache-")
+    os.environ |= {"DEVICE": "cpu", "SPARSE_CACHE": config.sparse_cache.name}
+
+
+def pytest_unconfigure(config):
+    config.sparse_cache.cleanup()
+
+
+@pytest.fixture(scope="session")
+def scratch(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture(autouse=True)
+def outside_the_checkout(scratch, monkeypatch):
+    """No test writes into the checkout, whatever profile and folders the caller has set; its committed rows can be read."""
+    for name in ("PROFILE", "RESULTS_DIR", "REPORT_DIR"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("BUILD_DIR", str(scratch))
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,3 @@
-import pytest
 from IPython.display import Markdown
 from synthetic import made
 
@@ -7,12 +6,6 @@ from helpers.report import analysis, evidence, expected, frontier, initializatio
 from helpers.report.plots import analysis as plots
 from helpers.report.plots.overview import overview
 from helpers.report.style import Figure
-
-
-@pytest.fixture(autouse=True)
-def figures_beside_the_test(tmp_path, monkeypatch):
-    monkeypatch.setenv("BUILD_DIR", str(tmp_path))
-    monkeypatch.delenv("REPORT_DIR", raising=False)
 
 
 def overlaps(*methods):
@@ -124,6 +117,7 @@ def test_two_methods_tell_nothing_of_gradients_and_accuracy():
 
 def test_the_first_page_s_figure_belongs_to_the_profile_that_is_built(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "ROOT", tmp_path)
+    monkeypatch.setenv("BUILD_DIR", str(tmp_path / "build"))
     for built, other in (("demo", "study"), ("study", "demo")):
         monkeypatch.setenv("PROFILE", other)
         before = {path: path.read_bytes() for path in tmp_path.rglob("*.png")}

@@ -1,6 +1,11 @@
 """The table of the benchmarks: one can be repeated without losing the others, and a failure has its line."""
 
+import importlib
+
+import pytest
+
 import bench.__main__ as bench
+from bench import sparse_inference
 
 
 def row(name: str, ours: float, theirs: float) -> dict:
@@ -9,6 +14,7 @@ def row(name: str, ours: float, theirs: float) -> dict:
 
 def test_one_benchmark_repeated_leaves_the_others_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(bench.settings, "ROOT", tmp_path)
+    monkeypatch.setattr(bench.results, "commit", lambda: "a commit")  # there is no repository in that folder
     (tmp_path / "results").mkdir()
     found = {"training": [row("a step", 500.0, 1500.0)], "sweep": [row("a row", 0.25, 0.5)]}
     monkeypatch.setattr(bench, "in_own_process", lambda name, quick: found[name])
@@ -36,3 +42,23 @@ def test_lines_with_a_goal_come_first_with_their_verdict():
     goals, others = page.split("## Everything else")
     assert "| 1.20× | ≥ 2×, **missed** |" in goals and "| 9.00× | no worse, **missed** |" in goals
     assert "plain" not in goals and "| plain | 1 ms | 3 ms | 3.00× | — |" in others and "slow" not in others
+
+
+@pytest.mark.parametrize("name", bench.scripts())
+def test_every_benchmark_can_be_run(name):
+    assert callable(importlib.import_module(f"bench.{name}").run)
+
+
+@pytest.mark.parametrize(
+    ("ratios", "where", "met"),
+    [
+        ({0.5: 0.9, 0.6: 1.1, 0.8: 2.0}, "at or below 60%", True),
+        ({0.5: 1.1, 0.6: 0.9, 0.8: 2.0}, "at or below 80%", False),  # slower again in between
+        ({0.5: 0.5, 0.6: 0.6, 0.8: 0.9}, "above 80%", False),
+    ],
+)
+def test_break_even_is_where_no_sparser_network_is_slower(ratios, where, met):
+    base = {"allocation": "uniform", "batch": 1, "note": "the strongest dense fp32"}
+    [found] = sparse_inference.break_even([base | {"sparsity": s, "ratio": ratio} for s, ratio in ratios.items()])
+    assert found["name"] == f"break-even {where} uniform, batch 1" and found["met"] is met
+    assert sparse_inference.break_even([base | {"sparsity": 0.8, "ratio": 2.0}]) == []  # too few sparsities to tell

@@ -57,7 +57,7 @@ def test_pages_fit_a_phone(paths, open_page):
     for path in paths:
         page = open_page(path, PHONE)
         assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"], path
-        page.get_by_role("link", name="Does pruning pay?").first.is_visible()
+        assert page.get_by_role("link", name="Does pruning pay?").first.is_visible(), path
 
 
 def test_images_are_drawn_and_nothing_spills(paths, open_page):

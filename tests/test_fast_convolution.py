@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers import fast_convolution, models, winograd
+from helpers import fast_convolution, machine, models, winograd
 from helpers.fast_convolution import accelerate
 
 ANY_SIZE = [fast_convolution.tap_convolution, fast_convolution.unfolded_convolution]
@@ -172,3 +172,37 @@ def test_evaluation_inside_the_context_is_bit_identical():
         outside = trained(images)
         with accelerate(trained, torch.float32):
             assert torch.equal(trained(images), outside)
+
+
+TAP, UNFOLDED, DENSE, TILED = (getattr(fast_convolution, f"{name}_convolution") for name in ("tap", "unfolded", "dense", "tiled"))
+PROCESSORS = {
+    "AVX2": (set(), "AVX2"),
+    "AVX-512 with bf16": ({"avx512_bf16"}, "AVX512"),
+    "AMX": ({"avx512_bf16", "amx_bf16"}, "AVX512"),
+}
+F32, BF16 = torch.float32, torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("processor", "size", "outputs", "channels", "dtype", "expected"),
+    [
+        ("AVX2", (16, 16), 128, 64, F32, TILED),
+        ("AVX2", (32, 32), 64, 64, F32, None),  # too few channels for tiles
+        ("AVX2", (6, 6), 256, 256, F32, TAP),
+        ("AVX-512 with bf16", (6, 6), 256, 256, F32, None),
+        ("AVX-512 with bf16", (4, 4), 512, 512, BF16, TAP),
+        ("AVX-512 with bf16", (4, 4), 512, 512, F32, TILED),
+        ("AVX-512 with bf16", (4, 4), 128, 512, BF16, None),
+        ("AMX", (4, 4), 512, 512, BF16, UNFOLDED),
+        ("AMX", (2, 2), 512, 512, BF16, UNFOLDED),
+        ("AMX", (2, 2), 512, 512, F32, DENSE),
+        ("AVX2", (2, 2), 512, 512, F32, DENSE),
+        ("AVX2", (8, 8), 512, 512, torch.float64, None),
+    ],
+)
+def test_the_way_follows_shape_dtype_and_processor(monkeypatch, processor, size, outputs, channels, dtype, expected):
+    flags, capability = PROCESSORS[processor]
+    monkeypatch.setattr(machine, "processor_flags", lambda: frozenset(flags))
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert fast_convolution.way.__wrapped__(size, outputs, channels, dtype) is expected
+    assert machine.fast_dtype(torch.device("cpu")) == (BF16 if flags else F32)

@@ -64,6 +64,8 @@ def test_a_lock_keeps_the_second_out_until_the_first_is_done(tmp_path):
             pass
         thread = threading.Thread(target=second)
         thread.start()
+        thread.join(0.2)
+        assert thread.is_alive() and not order
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]

@@ -247,3 +247,27 @@ def test_two_processes_build_into_one_cache(tmp_path):
     both = [subprocess.Popen([sys.executable, "-c", code], env=environment, stdout=subprocess.PIPE) for _ in range(2)]
     assert [p.communicate()[0].strip() for p in both] == [b"4"] * 2  # the widest of a build for no processor in particular
     assert len(list(tmp_path.glob("*.so"))) == 1 and not list(tmp_path.glob("building-*"))
+
+
+NARROWER = """
+import torch, torch.nn.functional as F
+from helpers import models
+from helpers.pruning import masks
+from helpers.sparse import convolution, kernels
+assert torch.backends.cpu.get_cpu_capability() == "AVX2" and kernels.load().widest() == {widest}
+torch.manual_seed(0)
+for widths, size, classes in (((5, "M", 19, 33, "M"), 12, 3), ((16, 17, "M", 40), 10, 2), ((64, "M", 72, "M", 9), 32, 10)):
+    network = models.VGG(classes, widths, (21,), image_size=size).eval()
+    masks.uniform(network, 0.7).apply(network)
+    fast = convolution.compile_sparse(network, plan={{}})
+    for batch in (1, 3, 16, 37):
+        x = torch.randn(batch, 3, size, size)
+        torch.testing.assert_close(fast(x), network(x).detach(), rtol=1e-4, atol=1e-4)
+"""
+
+
+@needs_kernels
+@pytest.mark.parametrize(("flags", "widest"), [("kernels.FLAGS", 8), ("(('-O1', '-fopenmp'),)", 4)], ids=["AVX2", "plain"])
+def test_kernels_of_lesser_processors_give_the_same(tmp_path, flags, widest):
+    code = f"from helpers.sparse import kernels; kernels.FLAGS = {flags}\n" + NARROWER.format(widest=widest)
+    _run(code, SPARSE_CACHE=str(tmp_path), ATEN_CPU_CAPABILITY="avx2")

@@ -115,6 +115,24 @@ def test_seeds_of_fine_tuned_networks_say_nothing_of_trainings_from_nothing():
     assert "published" in statistics.seed_noise(rows, "cifar10", True, 90, 10_000).source
 
 
+def test_the_interval_adds_the_noise_of_images_and_of_both_methods_seeds():
+    """Two seeds against three: pairs where both have a seed, each method's seed noise over the root of its own number."""
+    base = bits(0.90)
+    ours = [row(flipped(base, gained, 100, seed), "a", seed=seed) for seed, gained in enumerate((160, 180))]
+    theirs = [row(flipped(base, gained, 50, 9 + seed), "b", seed=seed) for seed, gained in enumerate((50, 60, 40))]
+    found = statistics.compare(ours, theirs, [*ours, *theirs])
+    # by hand: means 90.7 and 90.0; squared deviations 2 · 0.1² and 0 + 0.1² + 0.1² over 1 + 2 degrees of freedom
+    assert found.difference == pytest.approx(0.7) and found.seeds == (2, 3)
+    reach = 3.1824 * np.sqrt(0.04 / 3)
+    pairs = [statistics.paired_bootstrap(a, b) for a, b in zip(ours, theirs, strict=False)]
+    below, above = (np.mean([abs(getattr(p, end) - p.value) for p in pairs]) for end in ("low", "high"))
+    for half, limit in ((below, found.total.low), (above, found.total.high)):
+        assert abs(limit - 0.7) == pytest.approx(np.sqrt(half**2 + reach**2 / 2 + reach**2 / 3), rel=1e-3)
+    assert found.p == max(statistics.mcnemar(a, b).p for a, b in zip(ours, theirs, strict=False))
+    with pytest.raises(ValueError, match="at least one row"):
+        statistics.compare([], theirs)
+
+
 def test_one_win_among_many_comparisons_has_to_be_clearer():
     base = bits(0.90)
     better = row(flipped(base, 230, 130), epochs=0)

@@ -132,7 +132,7 @@ def test_sparse_execution_gives_what_dense_gives(network, sparsity, batch):
     images = inputs_of(network, batch)
     with torch.no_grad():
         dense = network(images)
-    found = convolution.compile_sparse(network)(images)
+    found = convolution.compile_sparse(network, plan={})(images)  # every layer sparse, whatever is faster
     assert (found - dense).abs().max() <= 1e-4 * dense.abs().max().clamp(min=1e-3)
 
 

@@ -29,7 +29,6 @@ TINY = replace(
 def own_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("BUILD_DIR", str(tmp_path / "build"))
     monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "results"))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
 @pytest.mark.parametrize("name", settings.PROFILES)
@@ -221,13 +220,15 @@ def test_times_of_another_run_than_the_dense_network_s_are_not_shown(own_folders
     assert all(row["latency_ms"] > 0 for row in study.rows(TINY, compute_missing=False))
 
 
-def test_the_quiet_pass_fills_the_costs_and_nothing_else(own_folders):
+def test_the_quiet_pass_fills_the_costs_and_nothing_else(own_folders, monkeypatch):
     keys = [RowKey("digits", "dense"), RowKey("digits", "layerwise_magnitude", 80.33)]
     before = [study.compute(TINY, key) for key in keys]
+    monkeypatch.setattr(results, "commit", lambda: "a later commit")
     quiet.measure(TINY, keys, seconds=0.01)
     for key, old in zip(keys, before, strict=True):
         row = results.load_row("demo", key)
-        assert row["commit"] == old["commit"] and row["timed_commit"] == results.commit()
+        assert row["commit"] == old["commit"] != row["timed_commit"] == "a later commit"
+        assert (row["folded_latency_ms"] is None) == (row["method"] != "dense") == ("folded_latency_ms" in row["reasons"])
         assert row["latency_ms"] > 0 and row["latency_batch128_ms"] > row["latency_ms"] and row["peak_memory_mib"] > 0
         assert (row["sparse_latency_ms"] is None) == ("sparse_latency_ms" in row["reasons"])
         assert row["energy_mj"] is None or row["energy_mj"] > 0

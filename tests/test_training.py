@@ -96,8 +96,7 @@ def test_killed_after_an_epoch_it_ends_with_the_same_bits(tmp_path, threads):
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists()
+    assert process.wait() == -signal.SIGKILL and checkpoint.exists()
     assert len(json.loads(files.load_tensors(checkpoint)[1]["logs"])) in (1, 2)
     subprocess.run(script(str(checkpoint), "resumed.safetensors"), env=environment, check=True, capture_output=True)
     unbroken, resumed = (files.load_tensors(tmp_path / f"{name}.safetensors")[0] for name in ("unbroken", "resumed"))
