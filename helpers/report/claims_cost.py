@@ -1,7 +1,7 @@
 """Claims about what pruning saves: bytes on disk, MACs, memory, time, energy."""
 
 from helpers.report import assignment
-from helpers.report.evidence import STRUCTURED, UNEQUAL_KERNELS, Missing, Rows, name, smallest_file, timed_at_best, value
+from helpers.report.evidence import STRUCTURED, Missing, Rows, name, smallest_file, timed_at_best, unequal_kernels, value
 from helpers.report.statistics import signed
 from helpers.report.tables import number_text
 from helpers.report.verdicts import REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
@@ -118,7 +118,7 @@ def _channels_faster(rows: Rows, dataset: str) -> Judgement:
         evidence += f"; unstructured at {number_text(rival['sparsity_pct'], 2)} % {number_text(theirs, 2)} times"
         evidence += f", {signed(compared.difference)} points of top-1 against it"
     if verdict == REFUTED and not timed_at_best(structured[0]):
-        verdict, evidence = UNDECIDED, f"{evidence}. {UNEQUAL_KERNELS}"
+        return Judgement(UNDECIDED, f"{evidence}. {unequal_kernels()}")
     return Judgement(verdict, f"{evidence}.")
 
 

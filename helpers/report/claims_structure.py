@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from helpers.report import style
 from helpers.report.claims_accuracy import FINER, MAGNITUDE, brief, higher, top1
-from helpers.report.evidence import COSTS, STRUCTURED, UNEQUAL_KERNELS, Missing, Rows, name, timed_at_best
+from helpers.report.evidence import COSTS, STRUCTURED, Missing, Rows, name, timed_at_best, unequal_kernels
 from helpers.report.sentences import epochs_text
 from helpers.report.tables import number_text
 from helpers.report.verdicts import REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
@@ -46,7 +46,7 @@ def _blunter(kind: str):
         shown = [f"most clearly {max(found)[1]}" for found in wins.values() if found]
         said = "; ".join([evidence, *shown])
         if kind == "latency" and verdict == SUPPORTED and not all(timed_at_best(n[0]) for n in networks):
-            verdict, said = UNDECIDED, f"{said}. {UNEQUAL_KERNELS}"
+            return Judgement(UNDECIDED, f"{said}. {unequal_kernels()}")
         return Judgement(verdict, f"{said}.")
 
     return judge

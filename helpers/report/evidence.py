@@ -5,7 +5,7 @@ from statistics import median
 from typing import NamedTuple
 
 from helpers.plan import MACS_CURVE, SHORTER
-from helpers.report import style, tables
+from helpers.report import benchmarks, style, tables
 from helpers.report.statistics import Comparison, compare
 
 FORMATS = {
@@ -25,11 +25,6 @@ BESIDE = {  # method → variants that stand beside its main row, and what the p
 COSTS = ("parameters", "MACs", "bytes", "latency")
 SHAPE = ("dataset", "params", "macs")  # equal in networks of equal widths
 TIMES = {"latency": "latency_batch128_ms", "single": "latency_ms"}  # at batch 128, at batch 1
-
-UNEQUAL_KERNELS = (
-    "The network with fewer channels was timed as PyTorch runs it, the unstructured ones with batch norm folded and fused into "
-    "the sparse kernel: the former could be faster than shown"
-)
 
 
 class Missing(LookupError):
@@ -156,6 +151,14 @@ def masked(row: Mapping) -> bool:
 def timed_at_best(row: Mapping) -> bool:
     """Whether a network was timed with what the sparse kernel does for one with masks: batch norm folded, channels last."""
     return masked(row) or row.get("folded_latency_batch128_ms") is not None
+
+
+def unequal_kernels() -> str:
+    """What is said where a network with fewer channels was not `timed_at_best`: what that is worth, where a benchmark tells."""
+    return (
+        "The network with fewer channels was timed as PyTorch runs it, the unstructured ones with batch norm folded and fused "
+        f"into the sparse kernel: the former could be faster than shown. {benchmarks.channels_against_zeros()}"
+    ).strip()
 
 
 def value(row: Mapping, column: str) -> float:

@@ -6,7 +6,7 @@ from functools import partial
 
 from helpers.report import channels, claims_accuracy, claims_cost, frontier, sparse_costs, style
 from helpers.report.claims_accuracy import MAGNITUDE, brief
-from helpers.report.evidence import ABSOLUTE, GRASP, UNEQUAL_KERNELS, Missing, Rows, mean, smallest_file, timed_at_best, value
+from helpers.report.evidence import ABSOLUTE, GRASP, Missing, Rows, mean, smallest_file, timed_at_best, unequal_kernels, value
 from helpers.report.frontier import CHEAP
 from helpers.report.sentences import epochs_text
 from helpers.report.statistics import signed
@@ -191,7 +191,7 @@ def _structured(rows: Rows, datasets: list[str]) -> Finding:
         )
         text += "."
         if not all(timed_at_best(pruned[d][0]) for d in rivals):
-            text += f" {UNEQUAL_KERNELS}."
+            text += f" {unequal_kernels()}"
     try:
         fast = each(lambda d: number_text(rows.gain(pruned[d][0], "latency"), 2))
         ranges = [[number_text(gain, 1) for gain in rows.gains(pruned[d][0], "single")] for d in datasets]
