@@ -179,7 +179,9 @@ def _structured(rows: Rows, datasets: list[str]) -> Finding:
     except Missing:
         pass
     rivals = {d: rival for d in datasets if (rival := _as_fast(rows, d))}
-    if rivals:
+    if rivals and not all(timed_at_best(pruned[d][0]) for d in rivals):
+        text += f" {unequal_kernels()}"
+    elif rivals:
         text += (
             f" As fast, to {100 * claims_cost.SAME:.0f} %, without removing a channel, on the kernel that skips zeros: "
             + "; ".join(
@@ -190,8 +192,6 @@ def _structured(rows: Rows, datasets: list[str]) -> Finding:
             )
         )
         text += "."
-        if not all(timed_at_best(pruned[d][0]) for d in rivals):
-            text += f" {unequal_kernels()}"
     try:
         fast = each(lambda d: number_text(rows.gain(pruned[d][0], "latency"), 2))
         ranges = [[number_text(gain, 1) for gain in rows.gains(pruned[d][0], "single")] for d in datasets]
