@@ -15,6 +15,8 @@ METHODS = (
     "layerwise_magnitude",
     "grasp_iterative",
     "snip",
+    "synflow",
+    "magnitude_init",
     "random",
     "dense_from_scratch",
     "lasso_channels",
