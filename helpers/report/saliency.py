@@ -159,6 +159,16 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
                 "Dropout and so large a head hold a dense control back in short trainings (`docs/trials.md` has how much), and "
                 "masks that thin the head less: what is above the control here need not be better than a dense network."
             )
+        places: dict[str, list[str]] = {}
+        for method in (CONTROL, *INIT_METHODS):
+            for row in rows.find(dataset, method)[:1]:
+                if row["train_device"]:
+                    places.setdefault(row["train_device"], []).append(name(method))
+        if len(places) > 1:
+            listed = "; ".join(f"{', '.join(methods)} on {place}" for place, methods in places.items())
+            said.append(
+                f"They were not all trained on one processor, nor in one number format (bfloat16 where it is fast): {listed}."
+            )
         for method in (MAIN, "random"):
             for row in rows.find(dataset, method)[:1]:
                 kept = [layer["kept"] / layer["total"] for layer in row["layers"]]
