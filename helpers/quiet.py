@@ -55,11 +55,13 @@ def of_one_run(rows: Sequence[dict]) -> list[dict]:
     runs: Counter[str] = Counter()
     for row in rows:
         if row["latency_ms"] is not None:
-            runs[row["timed_at"]] += len(rows) if row["method"] == "dense" else 1
+            runs[row.get("timed_at", "")] += len(rows) if row["method"] == "dense" else 1
     chosen = max(runs, key=lambda run: (runs[run], run), default=None)
     nothing, why = dict.fromkeys(COLUMNS), dict.fromkeys(COLUMNS, OTHER_RUN)
     return [
-        row if row["latency_ms"] is None or row["timed_at"] == chosen else row | nothing | {"reasons": why | row["reasons"]}
+        row
+        if row["latency_ms"] is None or row.get("timed_at", "") == chosen
+        else row | nothing | {"reasons": why | row["reasons"]}
         for row in rows
     ]
 

@@ -18,14 +18,18 @@ def found(script: str) -> Mapping | None:
         return None
 
 
+def _ratios(ran: Mapping) -> dict[str, float]:
+    return {row["name"]: row["ratio"] for row in ran["rows"] if row.get("ratio") is not None}
+
+
 def channels_against_zeros() -> str:
     """A network with fewer channels on its fastest kernel against zeros on theirs, as a sentence; "" where not measured."""
     ran = found("structured_inference") or {"rows": []}
-    ratios = {row["name"]: row["ratio"] for row in ran["rows"] if row["ratio"] is not None}
+    ratios = _ratios(ran)
     batches = {batch: {n: r for n, r in ratios.items() if f"batch {batch}, " in n} for batch in (128, 1)}
     if not all(batches.values()):
         return ""
-    nearest = {batch: min(found, key=found.get) for batch, found in batches.items()}
+    nearest = {batch: min(measured, key=measured.get) for batch, measured in batches.items()}
     said = [
         f"{number_text(ratios[name], 2)} times as fast as {name.split()[-1].replace('%', ' %')} zeros at batch {batch}"
         for batch, name in nearest.items()
@@ -37,7 +41,7 @@ def channels_against_zeros() -> str:
 def against_other_kernels(sparsity_pct: float) -> str:
     """The sparse kernel against the strongest ways to run CIFAR-10's dense network, as a sentence; "" where not measured."""
     ran = found("sparse_inference") or {"rows": []}
-    ratios = {row["name"]: row["ratio"] for row in ran["rows"]}
+    ratios = _ratios(ran)
     said = []
     for rival, words in RIVALS.items():
         names = [f"layerwise {sparsity_pct / 100:.2%}, batch {batch}, against {rival}" for batch in (128, 1)]
