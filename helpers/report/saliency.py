@@ -156,9 +156,9 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
         said.append(f"All of them began alike: {drawn or LARGE_HEAD}; dropout {began['dropout']:g} in the head.")
         if drawn is None:
             said.append(
-                "In short trainings dropout, and on CIFAR-100 so large a head as well, hold a dense control back (`docs/trials.md` "
-                "has how much), and masks that thin the head less: what is above the control need not be better than a dense "
-                "network."
+                "In short trainings dropout, and on CIFAR-100 so large a head as well, hold a dense control back "
+                "(`docs/trials.md` has how much), and masks that thin the head less: what is above the control need not be "
+                "better than a dense network."
             )
         places: dict[str, list[str]] = {}
         for method in (CONTROL, *INIT_METHODS):
