@@ -27,6 +27,7 @@ from helpers import machine, winograd
 
 DTYPES = (torch.float32, torch.bfloat16)
 MIN_CHANNELS = 256  # with fewer, oneDNN's weight gradient is as fast
+MIN_TILES = 128  # of a batch; with fewer, transforming the weights costs more than the products save
 MIN_TILED = 64 * 128  # input times output channels; with fewer, the transforms cost more than the products save
 
 
@@ -66,17 +67,17 @@ class FastConv2d(nn.Conv2d):
         if not training or inputs.ndim != 4 or inputs.device.type != "cpu":
             return super()._conv_forward(inputs, weight, bias)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else inputs.dtype
-        fastest = way(tuple(inputs.shape[2:]), *weight.shape[:2], dtype)
+        fastest = way(tuple(inputs.shape[2:]), *weight.shape[:2], dtype, len(inputs))
         if fastest is None:
             return super()._conv_forward(inputs, weight, bias)
         return fastest(inputs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 @functools.cache
-def way(size: tuple[int, int], outputs: int, channels: int, dtype: torch.dtype) -> Callable[..., Tensor] | None:
-    """The fastest way for a map of `size` on this processor, a function (inputs, weight, bias) → outputs; None is the plain one.
+def way(size: tuple[int, int], outputs: int, channels: int, dtype: torch.dtype, images: int) -> Callable[..., Tensor] | None:
+    """The fastest way for maps of `size` on this processor, a function (inputs, weight, bias) → outputs; None is the plain one.
 
-    Fixed rules, from measuring VGG16's layers one by one at batch 256 (`bench/training.py` measures the sum).
+    Fixed rules, from measuring VGG16's layers one by one at batch 32 to 256 (`bench/training.py` measures the sum).
     """
     deep = min(channels, outputs) >= MIN_CHANNELS
     if dtype not in DTYPES:
@@ -85,7 +86,8 @@ def way(size: tuple[int, int], outputs: int, channels: int, dtype: torch.dtype) 
         return unfolded_convolution if deep and max(size) <= 4 else None
     if size == (2, 2):
         return dense_convolution
-    if dtype == torch.float32 and channels * outputs >= MIN_TILED and winograd.divides(*size):
+    enough = channels * outputs >= MIN_TILED and images * size[0] * size[1] // winograd.TILE**2 >= MIN_TILES
+    if dtype == torch.float32 and enough and winograd.divides(*size):
         return tiled_convolution
     # oneDNN's AVX2 kernels fall behind on larger maps than its AVX-512 ones do
     largest = 4 if "AVX512" in torch.backends.cpu.get_cpu_capability() else 8

@@ -130,7 +130,6 @@ def every_way_used(monkeypatch):
 
     record(fast_convolution, "tap_weight_gradient", 1)
     record(fast_convolution, "unfolded_weight_gradient", 1)
-    record(winograd, "transform_inputs", 3)
     return calls
 
 
@@ -204,5 +203,10 @@ def test_the_way_follows_shape_dtype_and_processor(monkeypatch, processor, size,
     flags, capability = PROCESSORS[processor]
     monkeypatch.setattr(machine, "processor_flags", lambda: frozenset(flags))
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    assert fast_convolution.way.__wrapped__(size, outputs, channels, dtype) is expected
+    assert fast_convolution.way.__wrapped__(size, outputs, channels, dtype, 128) is expected
     assert machine.fast_dtype(torch.device("cpu")) == (BF16 if flags else F32)
+
+
+def test_a_small_batch_has_too_few_tiles():
+    assert fast_convolution.way((4, 4), 512, 512, F32, 127) is not TILED
+    assert fast_convolution.way((8, 8), 512, 512, F32, 32) is TILED
