@@ -1,7 +1,8 @@
-"""Images a second in training VGG16-BN: the plain loop against the accelerated one, in the same run.
+"""Images a second in training VGG16-BN: the plain loop against the one that `training.fit` runs, in the same run.
 
-Both loops train the same network on the same random batch (channels_last, fused SGD; in the processor's fast dtype and in
-float32) and take turns, so that a busy machine slows both; medians of single steps, the first of every turn left out.
+The latter has faster convolutions (`fast_convolution`) and keeps freed memory (`heap`). Both train the same network on the
+same random batch (channels_last, fused SGD; in the processor's fast dtype and in float32) and take turns, so that a busy
+machine slows both; medians of single steps, the first of every turn left out.
 """
 
 import argparse
@@ -13,7 +14,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from helpers import machine, models
+from helpers import heap, machine, models
 from helpers.fast_convolution import accelerate
 
 STEPS = 3  # a turn, after one that is not counted
@@ -52,7 +53,10 @@ def compared(dtype: torch.dtype, batch: int, turns: int) -> dict:
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(turns):
         for side in (0, 1):
-            with accelerate(networks[side], dtype) if side else contextlib.nullcontext():
+            with contextlib.ExitStack() as ours:
+                if side:
+                    ours.enter_context(heap.kept())
+                    ours.enter_context(accelerate(networks[side], dtype))
                 times[side].extend([step(side) for _ in range(STEPS + 1)][1:])
     theirs, ours = map(statistics.median, times)
     in_words = str(dtype).removeprefix("torch.")

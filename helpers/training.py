@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers import checkpoints, data, machine, progress
+from helpers import checkpoints, data, heap, machine, progress
 from helpers.checkpoints import Hook
 from helpers.fast_convolution import accelerate
 from helpers.models import Normalization
@@ -67,6 +67,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.peak_lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
 
 
+@heap.kept()
 def fit(
     network: nn.Module,
     train: data.Split,
