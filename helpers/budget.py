@@ -2,7 +2,9 @@
 
 from dataclasses import asdict
 
-from helpers import models, plan
+import torch
+
+from helpers import machine, models, plan
 from helpers.results import RowKey
 from helpers.settings import Profile
 from helpers.training import Recipe
@@ -29,6 +31,11 @@ def recipe(profile: Profile, key: RowKey) -> Recipe | None:
         case _:
             epochs, steps = profile.init_epochs, init
     return Recipe(epochs, *steps, seed=key.seed) if epochs else None
+
+
+def train_dtype(key: RowKey) -> torch.dtype:
+    """The number format a row's network is trained in: the processor's fastest, where the row is not about the format."""
+    return torch.float32 if key.variant == plan.FLOAT32 else machine.fast_dtype()
 
 
 def from_initialization(method: str, variant: str = "") -> bool:
@@ -63,6 +70,8 @@ def made_with(profile: Profile, key: RowKey) -> dict:
         shared["dropout"] = profile.dropout
     if starts_from_dense(profile, key) and key != (dense := dense_key(profile, key.dataset)):
         shared["dense"] = made_with(profile, dense)
+    if key.variant == plan.FLOAT32:
+        shared["train_dtype"] = "float32"
     if key.method == "layerwise_magnitude":
         shared["scan_images"] = profile.scan_images
     if key.method == "grasp_iterative":

@@ -104,6 +104,7 @@ class Context:
             hook=hook,
             checkpoint=self.checkpoint_path,
             made_with=self.made_with,
+            dtype=budget.train_dtype(self.key),
             label=f"{self.key.dataset} {self.key.row_id}",
         )
 

@@ -19,6 +19,7 @@ STAGE_SCORES = {  # variant of iterative GraSP → its score before training, an
     "preserving": ("grasp_absolute", "grasp_preserving"),
     "signed": ("grasp", "grasp"),
 }
+FLOAT32 = "format=float32"  # the dense control once more, for rows of processors on which bfloat16 is not fast
 ABLATIONS = ("no_reconstruction", "symmetric", "widths=uniform", "widths=he", "unrounded")
 
 
@@ -62,6 +63,8 @@ def _of(profile: Profile, dataset: str) -> Iterator[Planned]:
     for method in INIT_METHODS:
         tier = "A" if method in ("snip", "random", "dense_from_scratch", "grasp_iterative") else "B"
         yield row(tier, "saliency", method, None if method == "dense_from_scratch" else saliency)
+    if profile.name == "study":  # its rows come from processors of both kinds
+        yield row("B", "saliency", "dense_from_scratch", variant=FLOAT32)
 
     for method in ("layerwise_magnitude", "global_magnitude", "uniform_magnitude"):
         for sparsity in CURVE_PCT:

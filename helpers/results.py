@@ -55,6 +55,7 @@ COLUMNS = (
     "epochs",
     "train_seconds",
     "train_device",
+    "train_dtype",
     "device",
     "threads",
     "dtype",

@@ -95,6 +95,7 @@ def _row(context: Context, outcome: methods.Outcome) -> dict:
         "epochs": recipe.epochs if recipe else 0,
         "train_seconds": sum(log.seconds for log in outcome.logs),
         "train_device": machine.processor() if outcome.logs else None,
+        "train_dtype": str(budget.train_dtype(context.key)).removeprefix("torch.") if outcome.logs else None,
         "data_source": splits.source,
         "classes": list(splits.classes),
         "correct": results.pack_bits(test.correct),

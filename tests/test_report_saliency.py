@@ -31,6 +31,17 @@ def test_only_what_is_beyond_the_noise_is_said_to_beat_the_dense_control():
     assert all(saliency.control_seen(rows).data.count("hold a dense control back") == 2 for rows in (made(), ahead))
 
 
+def test_a_method_is_held_against_the_control_of_its_number_format():
+    changes = {("random", ""): {"top1_pct": lambda r: r["top1_pct"] + 10, "train_dtype": "float32"}}
+    rows = made(changes | {("dense_from_scratch", ""): {"train_dtype": "bfloat16"}})
+    assert "Beyond the noise above it" not in saliency.control_seen(rows).data  # +4 points, of which the format may have a share
+    control = next(r for r in rows if r["method"] == "dense_from_scratch" and r["dataset"] == "cifar10")
+    alike = control | {"variant": "format=float32", "train_dtype": "float32"}
+    said = saliency.control_seen([*rows, alike]).data
+    assert said.count("Beyond the noise above it: random (+4.00 points).") == 1  # on the data set that has the control
+    assert "dense, from scratch, float32" in saliency.one_budget([*rows, alike], "cifar10").html
+
+
 def test_the_thinnest_layer_is_named_as_in_the_figures():
     said = saliency.control_seen(made({("grasp_iterative", ""): {"layers": LAYERS}})).data
     assert "The thinnest layer of GraSP, iterative, fc 2, keeps 0.5 % of its weights." in said

@@ -156,6 +156,20 @@ def test_a_large_difference_is_one_and_a_small_one_is_undecided():
     assert not small.decided and statistics.phrase(small, "A", "B").startswith("undecided between A and B")
 
 
+def test_nothing_is_decided_between_trainings_in_two_number_formats():
+    rng = np.random.default_rng(3)
+    right = rng.random(10_000) < 0.9
+    better, worse = row(right, train_dtype="float32"), row(right & (rng.random(10_000) < 0.95), train_dtype="bfloat16")
+    assert statistics.compare([better], [worse | {"train_dtype": "float32"}]).decided
+    unlike = statistics.compare([better], [worse])
+    assert unlike.beyond_noise and not unlike.decided and unlike.formats == ("float32", "bfloat16")
+    assert "trained in float32 and bfloat16" in statistics.phrase(unlike, "A", "B")
+    assert statistics.compare([better], [worse | {"train_dtype": None, "epochs": 0}]).decided  # an untrained one has no format
+    # over seeds each pair has to be of one format, not all pairs of the same
+    pairs = [[r | {"seed": 0}, r | {"seed": 1, "train_dtype": "float16"}] for r in (better, worse | {"train_dtype": "float32"})]
+    assert statistics.compare(*pairs).formats is None
+
+
 def test_test_image_noise_is_not_seed_noise():
     """Significant on these images, yet no larger than what another seed would give."""
     base = bits(0.90)

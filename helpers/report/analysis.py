@@ -7,7 +7,7 @@ from IPython.display import Markdown
 
 from helpers import budget, results
 from helpers.report import assignment, claims, style, tables
-from helpers.report.evidence import STRUCTURED, TIMES, Rows, name, variants
+from helpers.report.evidence import STRUCTURED, TIMES, Rows, name
 from helpers.report.statistics import seed_noise, wilson
 from helpers.report.tables import Table, number_text
 
@@ -71,7 +71,7 @@ def resolution(accuracy_pct: float = 90.0, images: Sequence[int] = (100, 1_000, 
 def grand(rows: Sequence[Mapping], dataset: str) -> list[Table]:
     """Every method on one data set with every metric, the write-up's figures beside ours, in three parts."""
     known = Rows(rows)
-    found = {(m, v): known.find(dataset, m, v) for m in results.METHODS for v in variants(m)}
+    found = {(m, v): known.find(dataset, m, v) for m in results.METHODS for v in known.variants(m)}
     return [_part(found, dataset, part, columns) for part, columns in GRAND.items()]
 
 

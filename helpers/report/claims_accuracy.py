@@ -19,7 +19,8 @@ GRASP_SCORES = {"": "signed at its first stage", ABSOLUTE: "with its absolute sc
 def brief(compared: Comparison) -> str:
     """A difference as short as it can honestly be."""
     interval = f"{signed(compared.total.low)} to {signed(compared.total.high)}"
-    return f"{signed(compared.difference)} points ({interval}, {p_text(compared.p)})"
+    trained = f"; trained in {' and '.join(compared.formats)}" if compared.formats else ""
+    return f"{signed(compared.difference)} points ({interval}, {p_text(compared.p)}{trained})"
 
 
 def top1(rows: Sequence[Mapping]) -> str:
@@ -94,7 +95,7 @@ def by_score(rows: Rows, dataset: str, judge: Callable[[list[Mapping]], Judgemen
 
 
 def _grasp_fails(rows: Rows, dataset: str) -> Judgement:
-    control = rows.seeds(dataset, "dense_from_scratch")
+    control = rows.control(dataset, rows.seeds(dataset, GRASP))
     # as a share: a short training leaves the dense network itself at a lower level, where fewer points can be lost
     claimed = 1 - reported_top1(FINER, GRASP) / reported_top1(FINER, "dense")
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from helpers.report import style
 from helpers.report.claims_accuracy import MAGNITUDE, brief, by_score, higher, top1
-from helpers.report.evidence import GRASP, INIT_METHODS, Missing, Rows, mean, name
+from helpers.report.evidence import CONTROL, GRASP, INIT_METHODS, Missing, Rows, mean, name
 from helpers.report.statistics import signed
 from helpers.report.tables import number_text
 from helpers.report.verdicts import REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
@@ -40,8 +40,8 @@ def _after_training_better(rows: Rows, dataset: str) -> Judgement:
         f"{top1(after)} after training, at best {top1(early)} at initialisation ({name(early[0]['method'])}): {brief(compared)}"
     )
     verdict = higher(compared)
-    controls = [rows.find(dataset, m) for m in ("dense_finetuned", "dense_from_scratch")]
-    if all(controls):
+    if rows.find(dataset, "dense_finetuned") and rows.find(dataset, CONTROL):
+        controls = rows.seeds(dataset, "dense_finetuned"), rows.control(dataset, early)
         gaps = [rows.compare(pruned, control) for pruned, control in zip((after, early), controls, strict=True)]
         evidence += f". Each against the dense network of its own budget: {brief(gaps[0])} and {brief(gaps[1])}"
         difference = gaps[0].difference - gaps[1].difference

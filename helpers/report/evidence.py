@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import NamedTuple
 
-from helpers.plan import MACS_CURVE, SHORTER
+from helpers.plan import FLOAT32, MACS_CURVE, SHORTER
 from helpers.report import benchmarks, style, tables
 from helpers.report.statistics import Comparison, compare
 
@@ -16,11 +16,12 @@ FORMATS = {
     "size_dense_mib": "dense",
 }
 INIT_METHODS = ("grasp_iterative", "grasp", "snip", "synflow", "magnitude_init", "random")
-GRASP, STRUCTURED = "grasp_iterative", "lasso_channels"
+GRASP, STRUCTURED, CONTROL = "grasp_iterative", "lasso_channels", "dense_from_scratch"
 ABSOLUTE = "preserving"  # the variant of iterative GraSP with |θ ⊙ Hg| at its first stage as well
 BESIDE = {  # method → variants that stand beside its main row, and what the pages call them
     GRASP: {ABSOLUTE: "GraSP, absolute score"},
     STRUCTURED: {SHORTER: "LASSO channels, shorter"},
+    CONTROL: {FLOAT32: "dense, from scratch, float32"},
 }
 COSTS = ("parameters", "MACs", "bytes", "latency")
 SHAPE = ("dataset", "params", "macs")  # equal in networks of equal widths
@@ -55,6 +56,16 @@ class Rows:
     def one(self, dataset: str, method: str, variant: str = "") -> Mapping:
         """The row of the first seed."""
         return self.seeds(dataset, method, variant)[0]
+
+    def variants(self, method: str) -> tuple[str, ...]:
+        """The main row's variant and those beside it that have a row."""
+        return ("", *(v for v in BESIDE.get(method, ()) if any(self.find(d, method, v) for d in self.datasets)))
+
+    def control(self, dataset: str, like: list[Mapping]) -> list[Mapping]:
+        """The dense network trained from new weights as those of `like` were: in their number format, where there is one."""
+        found = [rows for v in ("", FLOAT32) if (rows := self.find(dataset, CONTROL, v))]
+        alike = (rows for rows in found if rows[0].get("train_dtype") == like[0].get("train_dtype"))
+        return next(alike, None) or self.seeds(dataset, CONTROL)
 
     def structured(self, dataset: str) -> list[Mapping]:
         """The channel-pruned network fine-tuned as long as the dense control; the main row where that one is not there."""
@@ -122,11 +133,6 @@ class Rows:
         if not groups:
             raise Missing(f"no row of a method that prunes at initialisation on {style.dataset(dataset)}")
         return max(groups, key=lambda rows: mean(rows, "top1_pct"))
-
-
-def variants(method: str) -> tuple[str, ...]:
-    """The main row's variant and those that stand beside it."""
-    return ("", *BESIDE.get(method, ()))
 
 
 class File(NamedTuple):

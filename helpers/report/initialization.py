@@ -9,7 +9,7 @@ from helpers.report import style, tables
 from helpers.report.analysis import NOT_YET, average
 from helpers.report.claims_accuracy import MAGNITUDE, brief
 from helpers.report.claims_initialization import rewound_rows
-from helpers.report.evidence import INIT_METHODS, Missing, Rows, name, value, variants
+from helpers.report.evidence import CONTROL, INIT_METHODS, Missing, Rows, name, value
 from helpers.report.statistics import wilson
 from helpers.report.tables import Table, number_text
 
@@ -17,16 +17,13 @@ from helpers.report.tables import Table, number_text
 def initialization(rows: Sequence[Mapping], dataset: str) -> Table:
     """The methods that prune at initialisation on one budget: accuracy, what is left, gradient norm before and after."""
     known, lines, reasons = Rows(rows), {}, {}
-    control = known.find(dataset, "dense_from_scratch")
-    for method, variant in ((m, v) for m in ("dense_from_scratch", *INIT_METHODS) for v in variants(m)):
-        found = known.find(dataset, method, variant)
-        method = name(method, variant) if variant else method
+    for kind, variant in ((m, v) for m in (CONTROL, *INIT_METHODS) for v in known.variants(m)):
+        found = known.find(dataset, kind, variant)
+        method = name(kind, variant) if variant else kind
         norms = (found[0].get("gradient_norm") or {}) if found else {}
         lines[method] = {
             "top1_pct": average(found, "top1_pct"),
-            "Against dense": brief(known.compare(found, control))
-            if found and control and method != "dense_from_scratch"
-            else None,
+            "Against dense": _against_dense(known, dataset, found) if kind != CONTROL else None,
             "sparsity_pct": found[0].get("sparsity_pct") if found else None,
             "effective_macs": found[0].get("effective_macs") if found else None,
             "Gradient before": norms.get("before"),
@@ -35,8 +32,7 @@ def initialization(rows: Sequence[Mapping], dataset: str) -> Table:
         if not found:
             reasons |= {(method, column): NOT_YET for column in lines[method]}
         elif not norms:
-            pruned = method != "dense_from_scratch"
-            reason = "pruned in stages: no single moment before and after" if pruned else "not pruned"
+            reason = "not pruned" if kind == CONTROL else "pruned in stages: no single moment before and after"
             reasons |= {(method, column): reason for column in ("Gradient before", "Gradient after", "Against dense")}
     frame = pd.DataFrame.from_dict(lines, orient="index")
     frame.index.name = "method"
@@ -46,9 +42,16 @@ def initialization(rows: Sequence[Mapping], dataset: str) -> Table:
         best={"top1_pct": "max", "effective_macs": "min"},
         digits={"Gradient before": 3, "Gradient after": 3},
         reasons=reasons,
-        note="Against dense: points with their 95 % interval, test-image and seed noise, and McNemar's exact p. Gradient: norm "
-        "over the weights that are left, on the images that were scored, at initialisation.",
+        note="Against dense: points with their 95 % interval, test-image and seed noise, and McNemar's exact p, against the "
+        "control of the same number format where there is one. Gradient: norm over the weights that are left, on the images that "
+        "were scored, at initialisation.",
     )
+
+
+def _against_dense(rows: Rows, dataset: str, found: list[Mapping]) -> str | None:
+    if not found or not rows.find(dataset, CONTROL):
+        return None
+    return brief(rows.compare(found, rows.control(dataset, found)))
 
 
 def initialization_seen(rows: Sequence[Mapping], overlaps: Mapping[str, Mapping]) -> Markdown:
@@ -82,7 +85,7 @@ def ticket(rows: Sequence[Mapping], dataset: str) -> Table:
         "found after training, weights drawn anew": (MAGNITUDE, "reinitialized"),
         "best method at initialisation": None,
         "random": ("random", ""),
-        "none (dense)": ("dense_from_scratch", ""),
+        "none (dense)": (CONTROL, ""),
     }
     lines, reasons = {}, {}
     for label, key in origins.items():

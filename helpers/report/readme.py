@@ -6,7 +6,7 @@ from pathlib import Path
 
 from helpers import files, settings, study
 from helpers.report import assignment, style
-from helpers.report.evidence import Missing, Rows, name, variants
+from helpers.report.evidence import Missing, Rows, name
 
 BEGIN, END = "<!-- results: written by `python -m helpers.report.readme` -->", "<!-- end of results -->"
 METHODS = (
@@ -35,7 +35,7 @@ def table(rows: Sequence[dict]) -> str:
     known, lines = Rows(rows), [f"| {' | '.join(COLUMNS)} |", f"| --- | --- |{' ---: |' * (len(COLUMNS) - 2)}"]
     for dataset in known.datasets:
         for method in METHODS:
-            for variant in variants(method):
+            for variant in known.variants(method):
                 lines.append(f"| {' | '.join(_cells(known, dataset, method, variant))} |")
     return "\n".join(lines)
 

@@ -6,12 +6,12 @@ import pandas as pd
 from IPython.display import Markdown
 
 from helpers.report import assignment, style, tables, write_up
-from helpers.report.evidence import INIT_METHODS, Missing, Rows, name, value
+from helpers.report.evidence import CONTROL, INIT_METHODS, Missing, Rows, name, value
 from helpers.report.sentences import absent, layer_labels, told
 from helpers.report.statistics import phrase, signed, wilson
 from helpers.report.tables import Table, number_text
 
-MAIN, CONTROL = "grasp_iterative", "dense_from_scratch"
+MAIN = "grasp_iterative"
 ONE_SCORE = {"preserving": "absolute score at every stage", "signed": "signed score at every stage"}
 CHECKS = {"": "as chosen", "shuffled": "shuffled within layers", "reinitialized": "other initial weights", "inverted": "inverted"}
 PUBLISHED = "Published"
@@ -41,9 +41,9 @@ def one_budget(all_rows: Sequence[dict], dataset: str) -> Table | Markdown:
     """All methods from one initialisation, budget and data order, the dense control first."""
     rows = Rows(all_rows)
     lines, reasons = {}, {}
-    for method, variant in ((CONTROL, ""), *((m, "") for m in INIT_METHODS), *((MAIN, v) for v in ONE_SCORE)):
+    for method, variant in shown(rows):
         found = rows.find(dataset, method, variant)
-        label = name(method) + (f", {ONE_SCORE[variant]}" if variant else "")
+        label = called(method, variant)
         bounds = wilson(found[0]) if found and found[0].get("correct") else None
         lines[label] = {column: found[0].get(column) if found else None for column in COLUMNS} | {
             "95 %": f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}" if bounds else None,
@@ -64,6 +64,17 @@ def one_budget(all_rows: Sequence[dict], dataset: str) -> Table | Markdown:
         note="95 %: Wilson interval of top-1, test-image noise alone. Effective MACs: multiply-adds that touch a kept weight. "
         f"{PUBLISHED}: {assignment.citations([assignment.AT_INIT])}.",
     )
+
+
+def shown(rows: Rows) -> list[tuple[str, str]]:
+    """(method, variant) of every network on that budget, the dense controls first."""
+    controls = [(CONTROL, variant) for variant in rows.variants(CONTROL)]
+    return [*controls, *((method, "") for method in INIT_METHODS), *((MAIN, variant) for variant in ONE_SCORE)]
+
+
+def called(method: str, variant: str) -> str:
+    """A network of `shown` as this notebook calls it."""
+    return f"{name(method)}, {ONE_SCORE[variant]}" if variant in ONE_SCORE else name(method, variant)
 
 
 def _published(dataset: str, method: str) -> float | None:
@@ -143,7 +154,8 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
         said = [f"On {style.dataset(dataset)} the dense control ends at {value(control[0], 'top1_pct'):.2f} % top-1"]
         if trained := rows.find(dataset, "dense"):
             said[0] += f" after {control[0]['epochs']} epochs, where a trained network has {value(trained[0], 'top1_pct'):.2f} %"
-        compared = {m: rows.compare(found, control) for m in INIT_METHODS if (found := rows.find(dataset, m))}
+        pruned = {m: found for m in INIT_METHODS if (found := rows.find(dataset, m))}
+        compared = {m: rows.compare(found, rows.control(dataset, found)) for m, found in pruned.items()}
         above = {m: c for m, c in compared.items() if c.decided and c.difference > 0}
         if above:
             listed = ", ".join(f"{name(m)} ({signed(c.difference)} points)" for m, c in above.items())

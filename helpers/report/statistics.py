@@ -37,9 +37,6 @@ class Interval:
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{number_text(self.value, 2)} ({number_text(self.low, 2)} to {number_text(self.high, 2)})"
-
 
 @dataclass(frozen=True)
 class McNemar:
@@ -68,7 +65,8 @@ class Comparison:
     """Top-1 of a minus top-1 of b, in points.
 
     `images` holds the paired bootstrap's limits (test-image noise alone), `total` those with seed noise added, which
-    decide.
+    decide. `formats` are the number formats (a's, b's) in which a pair was trained, where they differ: then nothing is
+    decided, since the format may have its share in the difference.
     """
 
     images: Interval
@@ -76,6 +74,7 @@ class Comparison:
     p: float
     seeds: tuple[int, int]
     alpha: float = 1 - CONFIDENCE
+    formats: tuple[str, str] | None = None
 
     @property
     def difference(self) -> float:
@@ -83,14 +82,12 @@ class Comparison:
 
     @property
     def decided(self) -> bool:
-        """Whether the difference is larger than test-image and seed noise together."""
-        return (self.total.low > 0 or self.total.high < 0) and self.p < self.alpha
+        """Whether the difference is larger than test-image and seed noise together, and nothing else can be its cause."""
+        return self.formats is None and self.beyond_noise
 
-    def __str__(self) -> str:
-        return (
-            f"{signed(self.difference)} points (95 % interval {signed(self.total.low)} to {signed(self.total.high)}; "
-            f"McNemar {p_text(self.p)})"
-        )
+    @property
+    def beyond_noise(self) -> bool:
+        return (self.total.low > 0 or self.total.high < 0) and self.p < self.alpha
 
 
 # Correctness bits -------------------------------------------------------------------------------------------------
@@ -212,7 +209,9 @@ def compare(a: Sequence[Row], b: Sequence[Row], rows: Sequence[Row] = (), *, tes
     seeds = [noise.reach(alpha) / math.sqrt(len(group)) for noise, group in zip(noises, trained, strict=True)]
     reach = [math.hypot(limit - difference, *seeds) for limit in (images.low, images.high)]
     total = Interval(difference, difference - reach[0], difference + reach[1])
-    return Comparison(images, total, max(mcnemar(x, y).p for x, y in pairs), (len(a), len(b)), alpha)
+    formats = [(x.get("train_dtype"), y.get("train_dtype")) for x, y in pairs]
+    unlike = next((both for both in formats if all(both) and both[0] != both[1]), None)
+    return Comparison(images, total, max(mcnemar(x, y).p for x, y in pairs), (len(a), len(b)), alpha, unlike)
 
 
 # Words ------------------------------------------------------------------------------------------------------------
@@ -236,6 +235,12 @@ def phrase(comparison: Comparison, a: str, b: str) -> str:
         f"{signed(comparison.images.low)} to {signed(comparison.images.high)} from the test images alone; "
         f"McNemar {p_text(comparison.p)}"
     )
+    if comparison.beyond_noise and comparison.formats:
+        trained = " and ".join(comparison.formats)
+        return (
+            f"undecided between {a} and {b}: they were trained in {trained}, and a difference of "
+            f"{signed(comparison.difference)} points ({detail}) may be the number format's"
+        )
     if comparison.decided:
         word = "above" if comparison.difference > 0 else "below"
         return f"{a} is {number_text(abs(comparison.difference), 2)} points {word} {b} ({detail})"

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 
 from helpers import budget
 from helpers.report import style
-from helpers.report.evidence import Missing, Rows, mean, name, variants
+from helpers.report.evidence import Missing, Rows, mean, name
 from helpers.report.style import Figure
 
 GAINS = {"bytes": "File, times smaller", "latency": "Inference of 128 images, times faster"}
@@ -55,7 +55,7 @@ CAPTION = (
 def _epochs(rows: Rows) -> str:
     """How long the networks that begin from the trained one were trained, beside their control."""
     tuned = ("dense_finetuned", *(m for m in SHOWN if not budget.from_initialization(m)))
-    networks = [(m, v) for m in tuned for v in variants(m)]
+    networks = [(m, v) for m in tuned for v in rows.variants(m)]
     found = {n: row[0]["epochs"] for n in networks for d in rows.datasets if (row := rows.find(d, *n))}
     return "; ".join(f"{name(*network)} {epochs}" for network, epochs in found.items()) + " epochs"
 
@@ -63,12 +63,13 @@ def _epochs(rows: Rows) -> str:
 def _gains(rows: Rows, dataset: str, kind: str) -> dict[Network, tuple[float, float]]:
     """(Method, variant) → (times less of the cost, points of top-1 against its dense control)."""
     found = {}
-    for method, variant in ((m, v) for m in SHOWN for v in variants(m)):
-        control = "dense_from_scratch" if style.method(method).family == style.INIT else "dense_finetuned"
+    for method, variant in ((m, v) for m in SHOWN for v in rows.variants(m)):
         try:
             pruned = rows.seeds(dataset, method, variant)
+            new = style.method(method).family == style.INIT
+            control = rows.control(dataset, pruned) if new else rows.seeds(dataset, "dense_finetuned")
             gain = rows.gain(pruned[0], kind)
-            lost = mean(pruned, "top1_pct") - mean(rows.seeds(dataset, control), "top1_pct")
+            lost = mean(pruned, "top1_pct") - mean(control, "top1_pct")
         except Missing:
             continue
         found[method, variant] = (gain, lost)

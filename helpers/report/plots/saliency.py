@@ -6,16 +6,17 @@ import matplotlib.pyplot as plt
 import numpy as np
 from IPython.display import Markdown
 
+from helpers.plan import FLOAT32
 from helpers.pruning import schedule as schedules
 from helpers.report import style
-from helpers.report.evidence import INIT_METHODS, Rows, name
+from helpers.report.evidence import CONTROL, INIT_METHODS, Rows, name
 from helpers.report.gradient_flow import AtOnce, Toy
-from helpers.report.saliency import CHECKED, CHECKS, CONTROL, MAIN, ONE_SCORE
+from helpers.report.saliency import CHECKED, CHECKS, MAIN, called, shown
 from helpers.report.sentences import absent, layer_labels
 from helpers.report.statistics import wilson
 from helpers.settings import Profile
 
-STAGE_LINES = {"preserving": "-.", "signed": ":"}
+VARIANT_LINES = {"preserving": "-.", "signed": ":", FLOAT32: ":"}
 KNEE = 1e-3  # below it the axes of the toy are linear
 
 
@@ -113,9 +114,8 @@ def schedule(profile: Profile) -> style.Figure:
 
 def curves(all_rows: Sequence[Mapping], dataset: str) -> style.Figure | Markdown:
     """Validation top-1 by epoch for every method, pruning stages marked."""
-    rows, methods = Rows(all_rows), (CONTROL, *INIT_METHODS)
-    wanted = (*((m, "") for m in methods), *((MAIN, v) for v in ONE_SCORE))
-    found = {(m, v): row[0] for m, v in wanted if (row := rows.find(dataset, m, v))}
+    rows = Rows(all_rows)
+    found = {(m, v): row[0] for m, v in shown(rows) if (row := rows.find(dataset, m, v))}
     found = {key: row for key, row in found.items() if row.get("log")}
     if not found:
         return absent(f"training curves on {style.dataset(dataset)}")
@@ -129,8 +129,8 @@ def curves(all_rows: Sequence[Mapping], dataset: str) -> style.Figure | Markdown
     for (method, variant), row in found.items():
         look = style.method(method)
         epoch = [entry["epoch"] + 1 for entry in row["log"]]
-        drawn = {"mfc": "white", "lw": 1, "ls": STAGE_LINES[variant]} if variant else {}
-        text = look.label + (f",\n{ONE_SCORE[variant]}" if variant else "")
+        drawn = {"mfc": "white", "lw": 1, "ls": VARIANT_LINES[variant]} if variant else {}
+        text = ",\n".join(called(method, variant).rsplit(", ", 1)) if variant else look.label
         shape = {"color": look.color, "ls": look.line, "marker": look.marker, "markersize": 4} | drawn
         axes.plot(epoch, [e["val_top1_pct"] for e in row["log"]], label=text, **shape)
     axes.set(xlabel="epochs trained", ylabel="validation top-1 (%)", xlim=(-0.15, None))
@@ -141,14 +141,16 @@ def curves(all_rows: Sequence[Mapping], dataset: str) -> style.Figure | Markdown
         alt=f"Validation accuracy by epoch on {style.dataset(dataset)} for {len(found)} trainings; dashed vertical lines mark "
         f"the {len(stages)} pruning stages of iterative GraSP.",
         caption=f"{style.dataset(dataset)}: validation top-1 after each epoch, same start, budget and data order. Dashed "
-        "verticals: stages of iterative GraSP with the sparsity they reach. Open marks: one score at every stage.",
+        "verticals: stages of iterative GraSP with the sparsity they reach. Open marks: one score at every stage, or "
+        "the dense control in another number format.",
     )
 
 
 def accuracy_against_cost(all_rows: Sequence[Mapping]) -> style.Figure | Markdown:
     """Top-1 against weights kept and against multiply-adds that touch one, a panel pair a data set."""
-    rows, methods = Rows(all_rows), (CONTROL, *INIT_METHODS)
-    found = {d: {m: row[0] for m in methods if (row := rows.find(d, m))} for d in rows.datasets}
+    rows = Rows(all_rows)
+    networks = [(m, v) for m in (CONTROL, *INIT_METHODS) for v in rows.variants(m)]
+    found = {d: {(m, v): row[0] for m, v in networks if (row := rows.find(d, m, v))} for d in rows.datasets}
     found = {dataset: some for dataset, some in found.items() if some}
     if not found:
         return absent("accuracy against parameters and MACs")
@@ -158,18 +160,18 @@ def accuracy_against_cost(all_rows: Sequence[Mapping]) -> style.Figure | Markdow
             line, (("nonzero_params", "parameters left (M)"), ("effective_macs", "effective MACs (M)")), strict=True
         ):
             labels = []
-            for method, row in some.items():
-                look, x = style.method(method), row[column] / 1e6
+            for (method, variant), row in some.items():
+                look, x, text = style.method(method), row[column] / 1e6, name(method, variant)
                 bounds = wilson(row)
                 axes.vlines(x, bounds.low, bounds.high, color=look.color, lw=1.2, alpha=0.6)
-                axes.plot(x, row["top1_pct"], look.marker, color=look.color, label=look.label)
-                labels.append((x, row["top1_pct"], look.label, look.color))
+                axes.plot(x, row["top1_pct"], look.marker, color=look.color, mfc="white" if variant else None, label=text)
+                labels.append((x, row["top1_pct"], text, look.color))
             axes.set(xlabel=label, title=style.dataset(dataset), xlim=(0, 1.15 * max(row[column] for row in some.values()) / 1e6))
             if column == "effective_macs":
                 style.scatter_labels(axes, labels)
         line[0].set_ylabel("top-1 (%)")
-    handles, labels = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=4)
+    keys = {label: key for axes in panels.flat for key, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    figure.legend(keys.values(), keys.keys(), loc="outside lower center", ncols=4)
     return style.show(
         figure,
         "02_cost",
