@@ -3,7 +3,7 @@ import html
 import pytest
 from synthetic import correct_bits, made
 
-from helpers.report import claims, evidence
+from helpers.report import benchmarks, claims, evidence
 from helpers.report.claims import NOT_MEASURED, REFUTED, SUPPORTED, UNDECIDED
 
 
@@ -241,16 +241,20 @@ def test_five_findings_with_figures_of_the_rows():
     level = [r | {"variant": "preserving"} for r in made() if r["method"] == "grasp_iterative"]
     both = claims.findings([*made({SNIP: top1(2.5), GRASP: top1(-4)}), *level])[4].headline
     assert both.startswith(
-        "SNIP ends above GraSP as defined, by +6.40 points; above GraSP with the score's absolute value by +2.4"
+        "SNIP ends above iterative GraSP, signed at its first stage, by +6.40 points; "
+        "above it with the score's absolute value throughout by +2.4"
     )
     only = claims.findings([*made({GRASP: top1(-4)}), *level])[4].headline
     assert only.startswith(
-        "SNIP ends above GraSP as defined, by +3.90 points; against GraSP with the score's absolute value nothing"
+        "SNIP ends above iterative GraSP, signed at its first stage, by +3.90 points; "
+        "with the score's absolute value throughout nothing"
     )
     assert "do not run clearly faster" in better[2].headline
 
 
-def test_the_answer_is_what_a_point_at_most_buys():
+def test_the_answer_is_what_a_point_at_most_buys(monkeypatch):
+    left = {}
+    monkeypatch.setattr(benchmarks, "over_rivals", lambda sparsity_pct, batch: left)
     rows = [r for r in made() if r["dataset"] == "cifar10"]
     told = claims.answer(rows)
     assert (
@@ -259,6 +263,8 @@ def test_the_answer_is_what_a_point_at_most_buys():
     assert told.endswith("the dense network with its batch norm folded.")
     alone = [r for r in made(folded=False) if r["dataset"] == "cifar10"]
     assert claims.answer(alone).endswith("the dense network as PyTorch runs it.")
+    left["the dense network in another format"] = 1.024
+    assert claims.answer(rows).endswith("layer-wise magnitude is 1.02 times as fast as the dense network in another format.")
     assert claims.answer([]) is None  # and where no network of a data set is surely that good:
     assert claims.answer(made({MAGNITUDE: top1(-3), FINE: top1(-3)})) is None
 

@@ -34,8 +34,10 @@ WITH = {  # columns that share the reason of another
     "sparse_latency_batch128_ms": "sparse_latency_ms",
 }
 NOTES = {
-    "accuracy and what is left": "Accuracy is the mean over seeds; the interval is Wilson's for the first seed.",
-    "size and arithmetic": "Size is that of the smallest exact file; MACs count every weight, effective MACs what is left.",
+    "accuracy and what is left": "Accuracy is the mean over seeds; the interval is Wilson's for the first seed. Sparsity of a "
+    "network with fewer channels is the share of the dense network's weights that are gone.",
+    "size and arithmetic": "Size is that of the smallest exact file with 32 bits a value (what the training of a given network "
+    "left in 16 bits counts as 32 too); MACs count every weight, effective MACs what is left.",
     "memory, time and energy": "Latency is that of dense kernels, sparse latency that of a kernel that skips zeros. Networks of "
     "one shape do equal work on dense kernels: what their times differ by is noise, and ratios elsewhere use the median.",
 }
@@ -150,7 +152,9 @@ def verdicts_seen(judged: Sequence[claims.Judged]) -> Markdown:
     counts = [f"{count} {verdict}" for verdict, count in claims.tally(judged).items() if count]
     return Markdown(
         f"**What is seen.** The verdicts on {len(judged)} statements: {', '.join(counts)}. {READING} Some hold by construction, "
-        "where the budget was set to the write-up's or a dense kernel is run on masks; what decides each is said with it."
+        "where the budget was set to the write-up's or a dense kernel is run on masks; what decides each is said with it. Those "
+        "asked here are not in the write-up, which rests on them; the blunter instrument is one sentence of it, tested at four "
+        "costs."
     )
 
 
@@ -178,16 +182,18 @@ def limits(rows: Sequence[Mapping]) -> Markdown:
             budgets.setdefault(name(row["method"]), set()).add(row["epochs"])
     listed = [f"{method} {' or '.join(map(str, sorted(epochs)))}" for method, epochs in budgets.items()]
     lines.append(f"- **Budgets** in epochs, of all rows of a method: {', '.join(listed) or 'none yet'}.")
-    timed = {row["device"] for row in known.all if row.get("latency_ms") is not None}
-    trained = {row["train_device"] for row in known.all if row.get("train_device")}
+    timed = {f"“{row['device']}”" for row in known.all if row.get("latency_ms") is not None}
+    trained = {f"“{row['train_device']}” in {row['train_dtype']}" for row in known.all if row.get("train_device")}
     lines.append(
-        f"- **Devices**: timed on {', '.join(sorted(timed)) or 'none'}; trained on {', '.join(sorted(trained)) or 'none'}."
+        f"- **Devices**: timed on {' and '.join(sorted(timed)) or 'none'}; trained on {' and '.join(sorted(trained)) or 'none'}."
     )
+    unknown = sum(row["commit"] == "unknown" for row in known.all)
     changed = sum(str(row["commit"]).endswith("+changes") for row in known.all)
-    if changed:
+    if changed or unknown:
         lines.append(
             f"- **Code**: {changed} of {len(known.all)} rows were made while the code differed from the commit that they name "
-            "(it stands there with “+changes”); their settings are whole, their code can only be found near that commit."
+            "(it stands there with “+changes”); their settings are whole, their code can only be found near that commit. "
+            f"Of {unknown} rows the commit is not known."
         )
     return Markdown("\n".join(lines))
 

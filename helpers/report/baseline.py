@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 from IPython.display import Markdown
 
-from helpers import data, measurement, models, pretrained, settings
+from helpers import context, data, measurement, models, settings
 from helpers.report import assignment, style, tables
 from helpers.report.plots import baseline as plots
 from helpers.report.sentences import layer_labels
@@ -97,7 +97,7 @@ def weights(profile: Profile, rows: Sequence[dict]) -> list[Figure]:
     figures = []
     for row in dense(rows):
         try:
-            network = _dense_network(profile, row["dataset"])
+            network = context.dense_network(profile, row["dataset"])
             figures.append(plots.weight_histograms(network, profile.magnitude_sparsity_pct, row["dataset"]))
         except FileNotFoundError:
             figures.append(style.stored(f"00_weights_{row['dataset']}"))
@@ -108,11 +108,6 @@ def _drawn(name: str, dataset: str, draw) -> Figure:
     if not data.at_hand(dataset) and settings.figure_path(settings.profile().name, name).is_file():
         return style.stored(name)
     return draw(data.load(dataset))
-
-
-def _dense_network(profile: Profile, dataset: str) -> models.VGG:
-    path = settings.network_path(profile.name, dataset, "dense")
-    return models.load(path) if path.is_file() or profile.weights == "train" else pretrained.load(dataset)
 
 
 def dense(rows: Sequence[dict]) -> list[dict]:
@@ -191,6 +186,8 @@ def classes_seen(rows: Sequence[dict]) -> Markdown:
     """The hardest and the easiest classes."""
     said = []
     for row in dense(rows):
+        if not data.at_hand(row["dataset"]):
+            continue
         try:
             splits = data.load(row["dataset"])
         except FileNotFoundError:
@@ -211,7 +208,7 @@ def weights_seen(profile: Profile, rows: Sequence[dict]) -> Markdown:
     said = []
     for row in dense(rows):
         try:
-            layers = models.weight_layers(_dense_network(profile, row["dataset"]))
+            layers = models.weight_layers(context.dense_network(profile, row["dataset"]))
         except FileNotFoundError:
             continue
         shares = [100 * _small_share(layer.weight, profile.magnitude_sparsity_pct / 100) for layer in layers.values()]

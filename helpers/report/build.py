@@ -138,7 +138,7 @@ def provenance(profile: str) -> dict[str, str]:
     """What made the pages: commit, profile, device, data source, versions, date."""
     frame = results.frame(profile)
     sources = sorted(set(frame["data_source"].dropna())) if len(frame) else []
-    devices = sorted(set(frame["device"].dropna())) if len(frame) else []
+    devices = sorted(set(frame["device"][frame["latency_ms"].notna()].dropna())) if len(frame) else []
     return {
         "Profile": profile,
         "Data": "; ".join(sources) or "no row yet",

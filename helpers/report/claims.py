@@ -12,8 +12,9 @@ import pandas as pd
 from IPython.display import Markdown
 
 from helpers.report import claims_accuracy, claims_cost, claims_initialization, claims_structure, style, tables
+from helpers.report.answer import answer
 from helpers.report.evidence import Missing, Rows
-from helpers.report.findings import Finding, answer, findings
+from helpers.report.findings import Finding, findings
 from helpers.report.verdicts import MARKS, NOT_MEASURED, REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
 
 __all__ = [
@@ -81,7 +82,7 @@ def table(judged: Sequence[Judged], topic: str | None = None) -> tables.Table:
     chosen = [j for j in judged if topic in (None, j.claim.topic)]
     datasets = list(dict.fromkeys(dataset for j in chosen for dataset in j.by_dataset))
     lines = [
-        {"Statement": j.claim.sentence}
+        {"Statement": j.claim.shown}
         | {style.dataset(d): marked(j.by_dataset[d].verdict) if d in j.by_dataset else "" for d in datasets}
         | ({"Together": marked(j.verdict)} if len(datasets) > 1 else {})
         for j in chosen
@@ -95,7 +96,7 @@ def details(judged: Sequence[Judged], topic: str | None = None) -> Markdown:
     lines = []
     for j in judged:
         if topic in (None, j.claim.topic):
-            lines += [f"**{j.claim.sentence}**: {marked(j.verdict)}. *Decided by:* {j.claim.test}.", ""]
+            lines += [f"**{j.claim.shown}**: {marked(j.verdict)}. *Decided by:* {j.claim.test}.", ""]
             lines += [
                 f"- {style.dataset(dataset)}, {seen.verdict}: {seen.evidence}" for dataset, seen in j.by_dataset.items()
             ] + [""]

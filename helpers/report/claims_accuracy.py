@@ -140,6 +140,7 @@ CLAIMS = (
         "Only pruning explains the jump from the baseline",
         "The unpruned network under a wrong normalisation: half the jump lost, and gained by fine-tuning alone, refutes",
         _only_pruning_explains,
+        asked_here=True,
     ),
     Claim(
         "grasp_fails",

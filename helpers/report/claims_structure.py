@@ -45,6 +45,8 @@ def _blunter(kind: str):
         evidence += f", {len(pairs) - sum(counts)} {'is' if len(pairs) - sum(counts) == 1 else 'are'} inside the noise"
         shown = [f"most clearly {max(found)[1]}" for found in wins.values() if found]
         said = "; ".join([evidence, *shown])
+        if kind == "latency":
+            said += "; networks of the compression curve have the time of their masks, taken before they were fine-tuned"
         if kind == "latency" and verdict == SUPPORTED and not all(timed_at_best(n[0]) for n in networks):
             return Judgement(UNDECIDED, f"{said}. {unequal_kernels()}")
         return Judgement(verdict, f"{said}.")
@@ -104,7 +106,8 @@ def _keeps_learnt(rows: Rows, dataset: str) -> Judgement:
     for method in ("l1_filters", "random_channels"):
         if others := rows.find(dataset, method):
             parts.append(f"against {name(method)} at those widths {brief(rows.compare(pruned, others))}")
-    return Judgement(higher(compared), f"{'; '.join(parts)}.")
+    untested = "Whether a training from scratch as long as both of the pruned network's together would do as well is not tested"
+    return Judgement(higher(compared), f"{'; '.join(parts)}. {untested}.")
 
 
 CLAIMS = (
@@ -133,5 +136,6 @@ CLAIMS = (
         "A network pruned by channels keeps what training has learnt",
         "The pruned network against one of the same widths trained from scratch; the other choices of channels beside it",
         _keeps_learnt,
+        asked_here=True,
     ),
 )

@@ -4,10 +4,9 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
-from helpers.report import channels, claims_accuracy, claims_cost, frontier, sparse_costs, style
+from helpers.report import channels, claims_accuracy, claims_cost, sparse_costs, style
 from helpers.report.claims_accuracy import MAGNITUDE, brief
 from helpers.report.evidence import ABSOLUTE, GRASP, Missing, Rows, mean, smallest_file, timed_at_best, unequal_kernels, value
-from helpers.report.frontier import CHEAP
 from helpers.report.sentences import epochs_text
 from helpers.report.statistics import signed
 from helpers.report.tables import number_text
@@ -26,34 +25,6 @@ def findings(rows: Iterable[Mapping]) -> list[Finding]:
     """The five findings; where a row is missing the finding says what is not measured."""
     known = Rows(rows)
     return [_written(known, write, question) for write, question in FINDINGS]
-
-
-def answer(rows: Iterable[Mapping]) -> str | None:
-    """Does pruning pay? What next to nothing of accuracy buys, and which network buys it; None where it is not measured."""
-    known, told = Rows(rows), []
-    try:
-        for dataset in known.datasets:
-            file, time = (frontier.choices(known, dataset, kind)[CHEAP] for kind in ("bytes", "latency"))
-            if file is None or time is None:
-                return None
-            told.append(
-                f"on {style.dataset(dataset)} the file gets {number_text(file.gain, 2)} times smaller "
-                f"({frontier.called(file.row)}), and a batch of 128 images runs {number_text(time.gain, 2)} times as fast "
-                f"({frontier.called(time.row)})"
-            )
-    except Missing:
-        return None
-    if not told:
-        return None
-    return (
-        f"It does, in bytes and in time. {CHEAP[0].upper()}{CHEAP[1:]} against that control, {'; '.join(told)}. The time is a "
-        f"CPU's, zeros skipped by this report's kernel, the dense network {_dense_kernel(known)}."
-    )
-
-
-def _dense_kernel(rows: Rows) -> str:
-    best = all(timed_at_best(rows.one(dataset, "dense")) for dataset in rows.datasets)
-    return "with its batch norm folded" if best else "as PyTorch runs it"
 
 
 def _written(rows: Rows, write: Callable[[Rows, list[str]], Finding], question: str) -> Finding:
@@ -221,15 +192,15 @@ def _as_fast(rows: Rows, dataset: str) -> Mapping | None:
     return max(fast, key=lambda row: row["top1_pct"], default=None)
 
 
-DEFINED = {
-    SUPPORTED: "SNIP ends above GraSP as defined, by {} points",
-    REFUTED: "SNIP ends below GraSP as defined: {} points",
-    UNDECIDED: "Between SNIP and GraSP as defined nothing is decided: {} points",
+SIGNED = {
+    SUPPORTED: "SNIP ends above iterative GraSP, signed at its first stage, by {} points",
+    REFUTED: "SNIP ends below iterative GraSP, signed at its first stage: {} points",
+    UNDECIDED: "Between SNIP and iterative GraSP, signed at its first stage, nothing is decided: {} points",
 }
 BY_ABSOLUTE = {
-    SUPPORTED: "above GraSP with the score's absolute value by {}",
-    REFUTED: "below GraSP with the score's absolute value: {}",
-    UNDECIDED: "against GraSP with the score's absolute value nothing is decided: {}",
+    SUPPORTED: "above it with the score's absolute value throughout by {}",
+    REFUTED: "below it with the score's absolute value throughout: {}",
+    UNDECIDED: "with the score's absolute value throughout nothing is decided: {}",
 }
 
 
@@ -244,7 +215,7 @@ def _snip(rows: Rows, datasets: list[str]) -> Finding:
     if len(absolute) == len(datasets):
         against = each(lambda d: signed(closer[d].difference))
         second = _together([claims_accuracy.higher(gap) for gap in closer.values()])
-        headline = f"{DEFINED[verdict].format(points)}; {BY_ABSOLUTE[second].format(against)}"
+        headline = f"{SIGNED[verdict].format(points)}; {BY_ABSOLUTE[second].format(against)}"
     else:
         headline = {
             SUPPORTED: f"SNIP would have done better than iterative GraSP, by {points} points",

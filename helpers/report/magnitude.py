@@ -42,12 +42,17 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
         ]
         if control := rows.find(dataset, "dense_finetuned"):
             said.append(f"Against the control with the same budget: {phrase(rows.compare(pruned, control), 'pruned', 'dense')}.")
+        alike = []
         for method in CURVE_METHODS[1:]:
             if peer := rows.find(dataset, method):
-                shown = phrase(compare(pruned, peer, rows.all), "layer-wise", "it")
+                compared = compare(pruned, peer, rows.all)
+                alike += [style.method(method).label] if not compared.decided else []
+                shown = phrase(compared, "layer-wise", "it")
                 work = value(peer[0], "effective_macs") / value(row, "effective_macs")
                 label = style.method(method).label.capitalize()
                 said.append(f"{label} at the same sparsity: {shown}; it keeps {work:.2f}× the multiply-adds.")
+        if alike:
+            said.append(f"So after fine-tuning the scan has gained nothing that shows over {' and '.join(alike)}.")
         return said
 
     return told(rows, tell)

@@ -8,7 +8,7 @@ import torch
 from IPython.display import Markdown
 from torch import Tensor
 
-from helpers import data, models, pretrained, settings
+from helpers import context, data
 from helpers.pruning import channels, reconstruction, selection
 from helpers.pruning.reconstruction import Solution, Statistics
 from helpers.pruning.stream import units
@@ -92,9 +92,8 @@ CURVES = {
 def look(profile: Profile) -> OneLayer | None:
     """A middle layer of the first data set's dense network; None where the network or the images are not at hand."""
     dataset = profile.datasets[0]
-    path = settings.network_path(profile.name, dataset, "dense")
     try:
-        network = models.load(path) if path.is_file() or profile.weights == "train" else pretrained.load(dataset)
+        network = context.dense_network(profile, dataset)
         if not data.at_hand(dataset):
             return None
         images = data.load(dataset, torch.device("cpu")).train.images

@@ -49,7 +49,7 @@ def latencies(all_rows: Sequence[dict]) -> Table | Markdown:
         pd.MultiIndex.from_tuples(lines, names=["dataset", "method"]),
         ["effective_macs", *TIMES],
     )
-    device = "; ".join(sorted({str(row["device"]) for row in lines.values()}))
+    device = "; ".join(sorted({str(row["device"]) for row in lines.values() if row.get("latency_ms") is not None}))
     return tables.table(
         frame, f"Latency of the masked networks, run densely and on their non-zeros ({device}).", reasons=reasons,
     )  # fmt: skip
@@ -64,8 +64,10 @@ def latency_seen(all_rows: Sequence[dict]) -> Markdown:
         value(row, "sparse_latency_ms")  # or Missing, with the reason
         said = []
         for kind, batch in SPEEDS:
-            [point] = speed_points(rows, dataset, MAIN, kind)
-            said.append(f"{point.speed_up:.2f}× as fast at {batch} ({against_bound(point)})")
+            for point in speed_points(rows, dataset, MAIN, kind):
+                said.append(f"{point.speed_up:.2f}× as fast at {batch} ({against_bound(point)})")
+        if not said:
+            raise Missing(f"no time of the dense network on {style.dataset(dataset)}")
         text = f"On {style.dataset(dataset)} the network of {name(MAIN)} runs on its non-zeros, against the dense one, "
         return f"{text}{' and '.join(said)}."
 

@@ -41,7 +41,11 @@ def curve_table(all_rows: Sequence[dict]) -> Table | Markdown:
     columns = ["macs", "params", "pruned_top1_pct", "top1_pct", "top5_pct", "epochs", "latency_ms", "latency_batch128_ms"]
     index = pd.MultiIndex.from_tuples(lines, names=["dataset", "Fewer MACs"])
     frame = pd.DataFrame([[line.get(column) for column in columns] for line in lines.values()], index, columns)
-    return tables.table(frame, "LASSO channels at several budgets of MACs, and the epochs of fine-tuning of each.")
+    return tables.table(
+        frame,
+        "LASSO channels at several budgets of MACs, and the epochs of fine-tuning of each.",
+        note="Single times are noisy: at batch 1 networks of equal widths differ by as much as budgets do.",
+    )
 
 
 def curve_seen(all_rows: Sequence[dict], points: float = 1.0) -> Markdown:

@@ -30,6 +30,7 @@ class Claim:
     """One statement: the write-up's sentence in short, what decides it, and the judge.
 
     `only` names the data set a statement is about; where the rows are of others, it is judged on those instead.
+    `asked_here`: the write-up does not say it, its other statements rest on it.
     """
 
     key: str
@@ -38,3 +39,9 @@ class Claim:
     test: str
     judge: Judge
     only: str | None = None
+    asked_here: bool = False
+
+    @property
+    def shown(self) -> str:
+        """The sentence, marked where it is this report's own question."""
+        return f"{self.sentence} (asked here)" if self.asked_here else self.sentence

@@ -147,7 +147,7 @@ def errors(all_rows: Sequence[dict], dataset: str) -> style.Figure | Markdown:
 def accuracy(all_rows: Sequence[dict]) -> style.Figure | Markdown:
     """Top-1 against MACs: right after pruning, fine-tuned, the controls, the write-up and published networks."""
     rows = Rows(all_rows)
-    names = [name for name in rows.datasets if rows.macs_curve(name)]
+    names = [name for name in rows.datasets if rows.macs_curve(name) and rows.find(name, "dense")]
     if not names:
         return absent("accuracy against MACs")
     figure, panels = plt.subplots(1, len(names), squeeze=False, figsize=(style.WIDE if len(names) > 1 else style.WIDTH, 4.8))

@@ -6,7 +6,7 @@ import matplotlib.pyplot as plt
 
 from helpers import budget
 from helpers.report import style
-from helpers.report.evidence import Missing, Rows, mean, name
+from helpers.report.evidence import CONTROL, Missing, Rows, mean, name
 from helpers.report.style import Figure
 
 GAINS = {"bytes": "File, times smaller", "latency": "Inference of 128 images, times faster"}
@@ -42,12 +42,19 @@ def overview(rows: Sequence[Mapping], profile: str) -> Figure | None:
     for (dataset, kind), points in panels.items():
         axes = grid[datasets.index(dataset)][kinds.index(kind)]
         style.scatter_labels(axes, [(*at, name(m, v), style.method(m).color) for (m, v), at in points.items()])
-    return style.show(figure, "index_overview", alt=_told(panels), caption=CAPTION.format(epochs=_epochs(known)), profile=profile)
+    return style.show(
+        figure,
+        "index_overview",
+        alt=_told(panels),
+        caption=CAPTION.format(epochs=_epochs(known), levels=_levels(known)),
+        profile=profile,
+    )
 
 
 CAPTION = (
     "What pruning gains (right is better) and what it costs in accuracy (up is better), against a dense control: fine-tuned "
     "({epochs}; the same widths from scratch stand against it too), or trained from scratch alike for GraSP, SNIP and random. "
+    "The zero is each one's own control: {levels}. "
     "Each network in its smallest exact file and on its fastest kernel that was timed."
 )
 
@@ -58,6 +65,15 @@ def _epochs(rows: Rows) -> str:
     networks = [(m, v) for m in tuned for v in rows.variants(m)]
     found = {n: row[0]["epochs"] for n in networks for d in rows.datasets if (row := rows.find(d, *n))}
     return "; ".join(f"{name(*network)} {epochs}" for network, epochs in found.items()) + " epochs"
+
+
+def _levels(rows: Rows) -> str:
+    """Top-1 of both dense controls."""
+    told = []
+    for method in ("dense_finetuned", CONTROL):
+        found = [f"{mean(row, 'top1_pct'):.2f} %" for d in rows.datasets if (row := rows.find(d, method))]
+        told += [f"{name(method)} {' / '.join(found)}"] if found else []
+    return ", ".join(told)
 
 
 def _gains(rows: Rows, dataset: str, kind: str) -> dict[Network, tuple[float, float]]:

@@ -66,7 +66,8 @@ def fragility(all_rows: Sequence[dict], dataset: str) -> style.Figure | Markdown
         alt=f"Heat map of {len(labels)} layers by {len(scan.sparsities)} sparsities; darker cells lose more accuracy. "
         f"At {100 * scan.sparsities[column]:g} % sparsity {labels[int(drops[:, column].argmax())]} loses most.",
         caption=f"One layer pruned by magnitude, all others dense, nothing trained; {scan.images} validation images, "
-        f"baseline {scan.baseline_top1_pct:.2f} %. In brackets the layer's weights. Darker: more lost.",
+        f"baseline {scan.baseline_top1_pct:.2f} % in the scan's number format. In brackets the layer's weights. "
+        "Darker: more lost.",
     )
 
 
