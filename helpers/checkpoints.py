@@ -29,10 +29,12 @@ def write(
     logs: Sequence[Mapping],
     *,
     made_with: str = "",
+    made_by: Mapping[str, str] = {},
 ) -> None:
     """Store the state after the epochs in `logs`; `recipe` and `made_with` say what it may be continued with.
 
-    `made_with` stands for all that decided the network before its training and is in neither the recipe nor its shapes.
+    `made_with` stands for all that decided the network before its training and is in neither the recipe nor its shapes;
+    `made_by` is who made the epochs, in words.
     """
     tensors = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
     for name, parameter in network.named_parameters():
@@ -40,6 +42,7 @@ def write(
     for name, tensor in (hook.state_dict() if hook else {}).items():
         tensors[f"hook.{name}"] = tensor
     described = {"recipe": json.dumps(dict(recipe)), "made_with": made_with, "logs": json.dumps(list(logs))}
+    described["made_by"] = json.dumps(dict(made_by))
     files.save_tensors(path, tensors, described)
 
 
@@ -51,15 +54,18 @@ def resume(
     recipe: Mapping,
     *,
     made_with: str = "",
+    made_by: dict[str, str] = {},
 ) -> list[dict]:
     """Restore the state in place and return the logs of the epochs that are done.
+
+    `made_by`, who goes on with it, becomes in place who makes all of it ("a; b"), with one line where they are others.
 
     A damaged file, or one of another recipe, other settings (`made_with`) or another network, is named and not used: no
     logs, nothing restored.
     """
     try:
         tensors, described = files.load_tensors(path)
-        logs = json.loads(described["logs"])
+        logs, before = json.loads(described["logs"]), json.loads(described.get("made_by", "{}"))
         same = json.loads(described["recipe"]) == dict(recipe) and described["made_with"] == made_with
     except KeyError as error:
         progress.say(f"{path} does not say its {error}; training starts again")
@@ -81,4 +87,8 @@ def resume(
         optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(parts["momentum"][name])
     if hook is not None:
         hook.load_state_dict(parts["hook"])
+    together = {what: "; ".join(dict.fromkeys([*before.get(what, now).split("; "), now])) for what, now in made_by.items()}
+    if others := [both for what, both in together.items() if both != made_by[what]]:
+        progress.say(f"{path.name} was begun by others; the row names both: {', '.join(others)}")
+    made_by.update(together)
     return logs

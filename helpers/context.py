@@ -13,7 +13,6 @@ from helpers.models import VGG
 from helpers.pruning import channels, scan, widths
 from helpers.results import RowKey, settings_hash
 from helpers.settings import Profile
-from helpers.training import EpochLog
 
 PER_CLASS = 10  # images a class for saliency scores (Wang et al. 2020, section 5)
 
@@ -23,6 +22,8 @@ class Context:
 
     def __init__(self, profile: Profile, key: RowKey):
         self.profile, self.key = profile, key
+        self.weights_digest: str | None = None  # of the dense network, once the row has asked for it
+        self.dense_trained: dict = {}  # what `fit` told of that network, where its file knows it
 
     @cached_property
     def splits(self) -> data.Splits:
@@ -54,16 +55,16 @@ class Context:
         made_with = main.made_with
         # not the lock of the row "dense", which its maker holds while it calls this
         with files.lock(settings.lock_path(self.profile.name, self.key.dataset, "dense-weights")):
-            if models.metadata(path).get("settings_hash") == made_with:
+            if models.is_of(path, made_with):
                 try:
-                    return self._ready(models.load(path))
+                    return self._stored(path)
                 except files.CorruptFile as error:
                     progress.say(f"{error}; it is trained again")
             network = main.new_network()
-            main.fit(network)
-            models.save(network, path, settings_hash=made_with)
+            trained = main.fit(network)
+            models.save(network, path, settings_hash=made_with, trained=json.dumps(trained))
             main.checkpoint_path.unlink(missing_ok=True)
-            return self._ready(models.load(path))
+            return self._stored(path)
 
     def _given(self) -> VGG:
         """The network of the local weights file; ValueError when the rows that exist were made from another."""
@@ -77,7 +78,13 @@ class Context:
             )
         return network
 
+    def _stored(self, path: Path) -> VGG:
+        network = models.load(path)
+        self.dense_trained = json.loads(models.metadata(path).get("trained", "{}"))
+        return self._ready(network)
+
     def _ready(self, network: VGG) -> VGG:
+        self.weights_digest = files.digest_of(network.state_dict())
         network.set_dropout(self.profile.dropout)
         return network.to(machine.device())
 
@@ -94,19 +101,28 @@ class Context:
     def checkpoint_path(self) -> Path:
         return settings.checkpoint_path(self.profile.name, self.key.dataset, self.key.row_id)
 
-    def fit(self, network: VGG, hook: training.Hook | None = None) -> list[EpochLog]:
-        """Train for the row's budget, resumable; whoever stores the network removes the file at `checkpoint_path`."""
-        return training.fit(
+    def fit(self, network: VGG, hook: training.Hook | None = None) -> dict:
+        """Train for the row's budget, resumable, and return what the row tells of it: who trained, how long, one log an epoch.
+
+        Whoever stores the network removes the file at `checkpoint_path`.
+        """
+        dtype = budget.train_dtype(self.key)
+        made_by = {"commit": results.commit(), "train_device": machine.processor()}
+        made_by["train_dtype"] = str(dtype).removeprefix("torch.")
+        logs = training.fit(
             network,
             self.splits.train,
             budget.recipe(self.profile, self.key),
             val=self.splits.val,
             hook=hook,
             checkpoint=self.checkpoint_path,
-            made_with=self.made_with,
-            dtype=budget.train_dtype(self.key),
+            # the row's hash is known before the network is and cannot tell which one the training starts from
+            made_with=" ".join(filter(None, (self.made_with, self.weights_digest))),
+            made_by=made_by,
+            dtype=dtype,
             label=f"{self.key.dataset} {self.key.row_id}",
         )
+        return made_by | {"train_seconds": sum(log.seconds for log in logs), "log": [asdict(log) for log in logs]}
 
     def scoring_batch(self, network: VGG) -> tuple[torch.Tensor, torch.Tensor]:
         chosen = data.class_balanced(self.splits.train, PER_CLASS, self.key.seed)
@@ -150,3 +166,13 @@ class Context:
             curves = channels.error_curves(network, self.splits.train.images, samples=samples)
             files.save_tensors(path, curves, made_with)
         return curves
+
+
+def dense_network(profile: Profile, dataset: str) -> VGG:
+    """The dense network that rows start from: the stored one, else the given one; FileNotFoundError where neither is."""
+    path = settings.network_path(profile.name, dataset, "dense")
+    if models.is_of(path, settings_hash(budget.made_with(profile, budget.dense_key(profile, dataset)))):
+        return models.load(path)
+    if profile.weights == "train":
+        raise FileNotFoundError(f"{path} is missing or was made with other settings; the row `dense` makes it")
+    return pretrained.load(dataset)

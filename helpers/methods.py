@@ -7,12 +7,11 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
-from helpers import files, machine, models, plan, pretrained, settings, training
+from helpers import machine, models, plan, pretrained, settings, training
 from helpers.context import PER_CLASS, Context
 from helpers.models import VGG
 from helpers.pruning import channels, comparison, saliency, schedule, sensitivity
 from helpers.pruning.masks import MaskHook, Masks, global_magnitude, magnitude, uniform
-from helpers.training import EpochLog
 
 
 @dataclass
@@ -22,7 +21,7 @@ class Outcome:
     network: VGG
     masks: Masks | None = None
     untrained: training.Accuracy | None = None  # on the test images, before any training
-    logs: list[EpochLog] = field(default_factory=list)
+    trained: dict = field(default_factory=dict)  # what `Context.fit` told of its training, if there was one
     weights: str = ""
     extras: dict = field(default_factory=dict)
 
@@ -31,23 +30,23 @@ def _dense(context: Context) -> Outcome:
     network = context.dense()
     if context.key.variant.startswith("normalization="):
         network.normalization = _named_normalization(context.key.variant)
-    extras = {"weights_digest": files.digest_of(network.state_dict())}
+    extras = {"weights_digest": context.weights_digest}
     if context.profile.weights == "local" and (training_of := pretrained.training_of(context.key.dataset)):
         extras["weights_training"] = training_of
-    return Outcome(network, weights=context.weights_name, extras=extras)
+    return Outcome(network, trained=context.dense_trained, weights=context.weights_name, extras=extras)
 
 
 def _dense_finetuned(context: Context) -> Outcome:
     outcome = _dense(context)
     outcome.untrained = training.evaluate(outcome.network, context.splits.test)
-    outcome.logs = context.fit(outcome.network)
+    outcome.trained = context.fit(outcome.network)
     return outcome
 
 
 def _fit_masked(context: Context, outcome: Outcome, masks: Masks) -> None:
     """Train the outcome's network under `masks`; a training that is continued keeps the masks it was begun with."""
     hook = MaskHook(masks)
-    outcome.logs = context.fit(outcome.network, hook)
+    outcome.trained = context.fit(outcome.network, hook)
     outcome.masks = hook.masks
 
 
@@ -58,12 +57,12 @@ def _named_normalization(variant: str) -> models.Normalization:
 
 def _magnitude(context: Context) -> Outcome:
     network, key = context.dense(), context.key
-    sparsity, extras = key.sparsity_pct / 100, {}
+    sparsity, extras = key.sparsity_pct / 100, {"weights_digest": context.weights_digest}
     if key.method == "layerwise_magnitude":
         curves = context.sensitivity_scan(network)
         allocation = sensitivity.plan(network, curves, sparsity)
         masks = magnitude(network, allocation.kept)
-        extras = {"scan": curves.to_dict(), "allocation": asdict(allocation)}
+        extras |= {"scan": curves.to_dict(), "allocation": asdict(allocation)}
     elif key.method == "global_magnitude":
         masks = global_magnitude(network, sparsity)
     else:
@@ -87,7 +86,7 @@ def _from_initialization(context: Context) -> Outcome:
     key, network = context.key, context.new_network()
     outcome = Outcome(network, weights=f"initialised, seed {key.seed}")
     if key.method == "dense_from_scratch":
-        outcome.logs = context.fit(network)
+        outcome.trained = context.fit(network)
         return outcome
     sparsity = key.sparsity_pct / 100
     if key.method == "grasp_iterative":
@@ -96,7 +95,7 @@ def _from_initialization(context: Context) -> Outcome:
         hook = schedule.IterativeHook(
             network, context.splits.train, stages, first, PER_CLASS, key.seed, later=later, keep_at_least=1
         )
-        outcome.logs = context.fit(network, hook)
+        outcome.trained = context.fit(network, hook)
         outcome.masks = hook.masks
         outcome.extras["schedule"] = [asdict(stage) for stage in stages]
         return outcome
@@ -110,7 +109,9 @@ def _from_initialization(context: Context) -> Outcome:
     if key.variant == "shuffled":
         masks = masks.shuffled(key.seed)
     elif key.variant == "reinitialized":
-        network = outcome.network = Context(context.profile, replace(key, seed=key.seed + 1000)).new_network()
+        start = replace(key, seed=key.seed + 1000)
+        network = outcome.network = Context(context.profile, start).new_network()
+        outcome.weights = f"initialised, seed {start.seed}"
         before = comparison.gradient_norm(network, images, labels)  # of the network that is trained, as "after" is
     masks.apply(network)
     outcome.extras["gradient_norm"] = {"before": before, "after": comparison.gradient_norm(network, images, labels, masks)}
@@ -135,15 +136,19 @@ def _channels(context: Context) -> Outcome:
     training.recalibrate_batch_norm(small, context.splits.train, seed=key.seed)
     outcome = Outcome(small, weights=context.weights_name)
     outcome.untrained = training.evaluate(small, context.splits.test)
-    outcome.extras = {"widths": list(small.widths), "channel_reports": [report.as_dict() for report in reports]}
-    outcome.logs = context.fit(small)
+    outcome.extras = {
+        "weights_digest": context.weights_digest,
+        "widths": list(small.widths),
+        "channel_reports": [report.as_dict() for report in reports],
+    }
+    outcome.trained = context.fit(small)
     return outcome
 
 
 def _channels_from_scratch(context: Context) -> Outcome:
     small = context.new_network(context.chosen_widths(context.dense()))
     outcome = Outcome(small, weights=f"initialised, seed {context.key.seed}", extras={"widths": list(small.widths)})
-    outcome.logs = context.fit(small)
+    outcome.trained = context.fit(small)
     return outcome
 
 

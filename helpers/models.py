@@ -246,3 +246,8 @@ def metadata(path: str | Path) -> dict[str, str]:
             return dict(handle.metadata() or {})
     except (SafetensorError, OSError):
         return {}
+
+
+def is_of(path: str | Path, settings_hash: str) -> bool:
+    """Whether the network of a row lies at `path`: one saved with the hash of the settings that made the row."""
+    return metadata(path).get("settings_hash") == settings_hash

@@ -40,7 +40,8 @@ def measure(profile: Profile, keys: Sequence[RowKey], *, again: bool = False, se
         wanted: dict[RowKey, dict] = {}
         for key in filter(timed, keys):
             row = results.load_row(profile.name, key, budget.made_with(profile, key))
-            if row is not None and settings.network_path(profile.name, key.dataset, key.row_id).is_file():
+            path = settings.network_path(profile.name, key.dataset, key.row_id)
+            if row is not None and models.is_of(path, row["settings_hash"]):
                 wanted[key] = row
         pending = any(row["latency_ms"] is None for row in wanted.values())
         if again or pending or len({row.get("timed_at") for row in wanted.values()}) > 1:
@@ -91,11 +92,12 @@ def _measure(profile: Profile, wanted: dict[RowKey, dict], seconds: float) -> No
     single, batched = (
         measurement.latency(runs, {run: batches[run[1]] for run in runs}, min_seconds=seconds) for batches in (one, many)
     )
-    made, timed_at = results.provenance(), datetime.now(timezone.utc).isoformat(timespec="seconds")
+    made, timed_at = results.provenance(), datetime.now(timezone.utc).isoformat(timespec="microseconds")
     for key, row in wanted.items():
         used = measurement.memory(networks[key], many[key])
         spent, why = measurement.energy(networks[key], many[key], seconds=seconds)
         reasons = {"energy_mj": why} if spent is None else {}
+        row.pop("run_densely", None)  # of an earlier pass, which may have had kernels where this one has none
         for run, why_not in (("folded", FOLDED_ALIKE), ("sparse", unavailable or NO_ZEROS)):
             there = (run, key) in runs
             times = {f"{run}_latency_ms": single, f"{run}_latency_batch128_ms": batched}

@@ -5,6 +5,7 @@ training say at once; memory, latency and energy are added by `quiet.measure`, w
 """
 
 import argparse
+import json
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -62,7 +63,8 @@ def compute(profile: Profile, key: RowKey) -> dict:
         outcome = methods.MAKERS[key.method](context)
         row = _row(context, outcome)
         path = settings.network_path(profile.name, key.dataset, key.row_id)
-        models.save(outcome.network, path, settings_hash=results.settings_hash(made_with))
+        told = {"settings_hash": results.settings_hash(made_with), "trained": json.dumps(outcome.trained)}
+        models.save(outcome.network, path, **told)
         row = results.save_row(profile.name, key, row, made_with)
         settings.checkpoint_path(profile.name, key.dataset, key.row_id).unlink(missing_ok=True)
     progress.say(f"{key.dataset} {key.row_id}: top-1 {row['top1_pct']:.2f} %")
@@ -73,7 +75,7 @@ def _row(context: Context, outcome: methods.Outcome) -> dict:
     """Everything a row holds before the quiet pass."""
     network, masks, splits = outcome.network, outcome.masks, context.splits
     untrained = outcome.untrained
-    test = training.evaluate(network, splits.test) if outcome.logs or untrained is None else untrained
+    test = training.evaluate(network, splits.test) if outcome.trained or untrained is None else untrained
     val = training.evaluate(network, splits.val, dtype=machine.fast_dtype())
     recipe = budget.recipe(context.profile, context.key)
     parameters = [p for p in network.parameters()]
@@ -93,14 +95,12 @@ def _row(context: Context, outcome: methods.Outcome) -> dict:
         "val_top1_pct": val.top1_pct,
         "pruned_top1_pct": untrained and untrained.top1_pct,
         "epochs": recipe.epochs if recipe else 0,
-        "train_seconds": sum(log.seconds for log in outcome.logs),
-        "train_device": machine.processor() if outcome.logs else None,
-        "train_dtype": str(budget.train_dtype(context.key)).removeprefix("torch.") if outcome.logs else None,
+        "train_seconds": None if recipe else 0,  # null: trained, and nothing is told of it; what is told comes over it
+        "log": None if recipe else [],
         "data_source": splits.source,
         "classes": list(splits.classes),
         "correct": results.pack_bits(test.correct),
         "test_images": len(splits.test),
-        "log": [asdict(log) for log in outcome.logs],
         "reasons": quiet.pending(context.key),
     }
     if masks is not None:
@@ -118,7 +118,7 @@ def _row(context: Context, outcome: methods.Outcome) -> dict:
         row["layers"] = [
             {"name": n, "kept": layer.parameters, "total": layer.parameters, "macs": layer.macs} for n, layer in layers.items()
         ]
-    return row | results.provenance() | outcome.extras
+    return row | results.provenance() | outcome.trained | outcome.extras
 
 
 def _full_size(context: Context) -> int:
@@ -138,7 +138,8 @@ def compare_masks(profile: Profile, dataset: str) -> dict[str, dict[str, dict[st
     """What the masks of every two saliency methods have in common (`comparison.matrix`).
 
     Stored beside the rows, since a fresh clone has the rows and not the networks. Made anew where networks are on disk
-    whose rows it does not come from, unless others that it does come from are gone: it never loses what it knows.
+    whose rows it does not come from, unless others that it does come from are gone: it never loses what it knows. What it
+    knows of rows that have been made anew since is not returned.
     """
     path = settings.results_dir(profile.name) / f"{dataset}-masks.json"
     try:
@@ -154,10 +155,10 @@ def compare_masks(profile: Profile, dataset: str) -> dict[str, dict[str, dict[st
     made = {key: results.load_row(profile.name, key, budget.made_with(profile, key)) for key in keys}
     current = {key.method: row["settings_hash"] for key, row in made.items() if row is not None}
     paths = {key.method: settings.network_path(profile.name, dataset, key.row_id) for key in keys}
-    on_disk = {method: paths[method] for method in current if paths[method].is_file()}
-    known = {method for method, made_from in stored["made_with"].items() if current.get(method) == made_from}
-    if not on_disk.keys() - known or known - on_disk.keys():
-        return stored["matrix"]
+    on_disk = {method: paths[method] for method in current if models.is_of(paths[method], current[method])}
+    known = [method for method, made_from in stored["made_with"].items() if current.get(method) == made_from]
+    if not on_disk.keys() - known or set(known) - on_disk.keys():
+        return {one: {other: stored["matrix"][one][other] for other in known} for one in known}
     matrix = comparison.matrix({method: Masks.from_zeros(models.load(network)) for method, network in on_disk.items()})
     files.save_json(path, {"made_with": {method: current[method] for method in on_disk}, "matrix": matrix})
     return matrix
@@ -174,7 +175,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--topic", default=None, choices=plan.TOPICS)
     parser.add_argument("--dataset", default=None)
     parser.add_argument(
-        "--quiet", action="store_true", help="only measure memory, latency and energy, of all rows on disk, again"
+        "--quiet", action="store_true", help="only measure memory, latency and energy, of all rows with networks on disk, again"
     )
     parser.add_argument("--list", action="store_true", help="only say what is there and what is missing")
     options = parser.parse_args(arguments)
@@ -194,7 +195,8 @@ def main(arguments: Iterable[str] | None = None) -> int:
     if not options.quiet:
         for item in planned:
             compute(profile, item.key)
-    quiet.measure(profile, [item.key for item in planned], again=options.quiet)
+    # every row, whatever was asked for: pages show one run, and one that timed a few would take the others' times from them
+    quiet.measure(profile, [item.key for item in plan.plan(profile)], again=options.quiet)
     return 0
 
 

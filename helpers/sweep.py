@@ -33,8 +33,8 @@ WORKER = f'dask worker ADDRESS --nthreads 1 --resources "{RESOURCE}=1" --memory-
 Made = tuple[dict, bytes | None]
 
 
-class OtherCode(ValueError):
-    """A worker's row was made with other settings or another version of rows than this machine's."""
+class Foreign(ValueError):
+    """A worker's row does not belong beside those here: other settings, another version of rows, another dense network."""
 
 
 def cost(profile: Profile, key: RowKey) -> float:
@@ -72,8 +72,8 @@ def train_dense(profile: Profile, dataset: str) -> bytes:
 def stored_dense(profile: Profile, dataset: str) -> bytes | None:
     """The file of the trained dense network that lies here; None when there is none or other settings made it."""
     path = settings.network_path(profile.name, dataset, "dense")
-    made_with = budget.made_with(profile, RowKey(dataset, "dense", seed=profile.seeds[0]))
-    return path.read_bytes() if models.metadata(path).get("settings_hash") == results.settings_hash(made_with) else None
+    made_with = budget.made_with(profile, budget.dense_key(profile, dataset))
+    return path.read_bytes() if models.is_of(path, results.settings_hash(made_with)) else None
 
 
 def carry(network: bytes) -> bytes:
@@ -87,10 +87,13 @@ def carry(network: bytes) -> bytes:
 def sweep(profile: Profile, keys: Sequence[RowKey], client: Client, *, networks: bool = False) -> dict[RowKey, str]:
     """Have every row of `keys` made that is not stored here, and store each as it arrives: {row that failed: why}.
 
-    With `networks`, the networks come back too (the quiet pass needs them). A row of a worker with other code counts as
-    failed.
+    With `networks`, the networks come back too (the quiet pass needs them). A row of a worker with other code or another
+    dense network counts as failed.
     """
-    wanted = [key for key in keys if results.load_row(profile.name, key, budget.made_with(profile, key)) is None]
+    asked = {*keys, *(budget.dense_key(profile, dataset) for dataset in _names(keys))}
+    stored = {key: results.load_row(profile.name, key, budget.made_with(profile, key)) for key in asked}
+    digests = {key.dataset: row["weights_digest"] for key, row in stored.items() if row and row.get("weights_digest")}
+    wanted = [key for key in keys if stored[key] is None]
     from_dense = [key for key in wanted if budget.starts_from_dense(profile, key)]
     waiting = {dataset: [key for key in from_dense if key.dataset == dataset] for dataset in _names(from_dense)}
     token, of, failed = uuid.uuid4().hex[:8], {}, {}
@@ -113,8 +116,8 @@ def sweep(profile: Profile, keys: Sequence[RowKey], client: Client, *, networks:
 
     pending = as_completed(submit_rows(set(wanted) - set(from_dense)), loop=client.loop)
     for dataset in waiting:
-        if (stored := stored_dense(profile, dataset)) is not None:
-            pending.update(submit_after_dense(dataset, stored))
+        if (network := stored_dense(profile, dataset)) is not None:
+            pending.update(submit_after_dense(dataset, network))
         else:
             pending.add(submit(train_dense, profile, dataset, name=f"{dataset}-train-dense", priority=1e6))
             of[f"{dataset}-train-dense-{token}"] = dataset
@@ -130,8 +133,8 @@ def sweep(profile: Profile, keys: Sequence[RowKey], client: Client, *, networks:
             pending.update(submit_after_dense(what, network))
         else:
             try:
-                _accept(profile, what, *future.result())
-            except OtherCode as error:  # of one worker: what the others make is good
+                _accept(profile, what, *future.result(), digests)
+            except Foreign as error:  # of one worker: what the others make is good
                 failed[what] = str(error)
             else:
                 done += 1
@@ -144,13 +147,20 @@ def _names(keys: Iterable[RowKey]) -> list[str]:
     return list(dict.fromkeys(key.dataset for key in keys))
 
 
-def _accept(profile: Profile, key: RowKey, row: dict, network: bytes | None) -> None:
-    """Store a row that arrived, unless it lies here already (a shared folder); OtherCode when other code made it."""
+def _accept(profile: Profile, key: RowKey, row: dict, network: bytes | None, digests: dict[str, str]) -> None:
+    """Store a row that arrived, unless it lies here already (a shared folder); Foreign when it does not belong here.
+
+    `digests` holds those of the dense networks that the rows so far start from, by data set; the first row's is added.
+    """
     made_with = budget.made_with(profile, key)
     if row.get("version") != results.VERSION or row.get("settings_hash") != results.settings_hash(made_with):
-        raise OtherCode(f"a worker made {key.row_id} with other code than this: bring all machines to one commit")
-    if network is not None and not settings.network_path(profile.name, key.dataset, key.row_id).is_file():
-        _write(settings.network_path(profile.name, key.dataset, key.row_id), network)
+        raise Foreign(f"a worker made {key.row_id} with other code than this: bring all machines to one commit")
+    if (digest := row.get("weights_digest")) and digests.setdefault(key.dataset, digest) != digest:
+        here = f"those of {key.dataset} that are here: give all machines the same weights"
+        raise Foreign(f"a worker made {key.row_id} from another dense network than {here}")
+    path = settings.network_path(profile.name, key.dataset, key.row_id)
+    if network is not None and not models.is_of(path, row["settings_hash"]):
+        _write(path, network)
     if results.load_row(profile.name, key, made_with) is None:
         results.save_row(profile.name, key, row, made_with)
 

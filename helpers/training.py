@@ -77,6 +77,7 @@ def fit(
     hook: Hook | None = None,
     checkpoint: Path | None = None,
     made_with: str = "",
+    made_by: dict[str, str] = {},
     normalization: Normalization | None = None,
     dtype: torch.dtype | None = None,
     label: str = "training",
@@ -86,7 +87,8 @@ def fit(
     With `checkpoint`, the whole state is written there after every epoch but the last; a file left by an interrupted run
     of the same recipe and the same `made_with` (what stands for the settings that decided `network` and `hook`) is
     continued from. The file stays: its owner removes it once the trained network is stored, lest a crash between the
-    two cost the whole training. Images are normalised as the network says, unless `normalization` is given.
+    two cost the whole training. `made_by`, who trains in words, is completed in place by who made the epochs before.
+    Images are normalised as the network says, unless `normalization` is given.
     Raises FloatingPointError when the loss is no longer finite.
     """
     where = next(network.parameters()).device
@@ -97,7 +99,7 @@ def fit(
     steps = max(1, len(train) // recipe.batch_size)
     logs: list[EpochLog] = []
     if checkpoint is not None and checkpoint.is_file():
-        done = checkpoints.resume(checkpoint, network, optimizer, hook, asdict(recipe), made_with=made_with)
+        done = checkpoints.resume(checkpoint, network, optimizer, hook, asdict(recipe), made_with=made_with, made_by=made_by)
         logs = [EpochLog(**log) for log in done]
     for epoch in range(len(logs), recipe.epochs):
         start = time.perf_counter()
@@ -135,7 +137,8 @@ def fit(
         )
         if checkpoint is not None and epoch + 1 < recipe.epochs:
             so_far = [asdict(log) for log in logs]
-            checkpoints.write(checkpoint, network, optimizer, hook, asdict(recipe), so_far, made_with=made_with)
+            state = checkpoint, network, optimizer, hook, asdict(recipe), so_far
+            checkpoints.write(*state, made_with=made_with, made_by=made_by)
     if hook is not None:
         hook.after_step(network)
     network.eval()

@@ -133,7 +133,8 @@ def test_shared_weights_are_stored_and_survive_without_the_networks(tmp_path, mo
     profile, sparsity = settings.profile("demo"), settings.profile("demo").saliency_sparsity_pct
     for seed, method in enumerate(hashes):
         random_masks(network, 0.5, seed).apply(network := models.build(network.architecture()))
-        models.save(network, settings.network_path("demo", "digits", RowKey("digits", method, sparsity).row_id))
+        path = settings.network_path("demo", "digits", RowKey("digits", method, sparsity).row_id)
+        models.save(network, path, settings_hash=hashes[method])
     found = study.compare_masks(profile, "digits")
     assert found["snip"]["random"]["jaccard"] < 1 == found["snip"]["snip"]["jaccard"]
     for path in settings.network_path("demo", "digits", "any").parent.glob("*.safetensors"):
@@ -141,6 +142,11 @@ def test_shared_weights_are_stored_and_survive_without_the_networks(tmp_path, mo
     assert study.compare_masks(profile, "digits") == found
     # a clone that has made one more method, and not the networks of the others, keeps what is known of those
     hashes["synflow"] = "3"
-    models.save(network, settings.network_path("demo", "digits", RowKey("digits", "synflow", sparsity).row_id))
+    path = settings.network_path("demo", "digits", RowKey("digits", "synflow", sparsity).row_id)
+    models.save(network, path, settings_hash=hashes["synflow"])
     assert study.compare_masks(profile, "digits") == found
+    # what is known of a row that has been made anew is not returned, nor is a network of other settings taken for the row's
+    hashes["snip"] = "4"
+    models.save(network, path.with_name(f"{RowKey('digits', 'snip', sparsity).row_id}.safetensors"), settings_hash="1")
+    assert study.compare_masks(profile, "digits") == {"random": {"random": found["random"]["random"]}}
     assert study.compare_masks(profile, "cifar10") == {}

@@ -1,12 +1,27 @@
 """The study's plan is fair, and a row is made once, whole, and measured apart."""
 
-import time
+import shutil
 from dataclasses import replace
 
 import pytest
 import torch
 
-from helpers import budget, measurement, methods, plan, pretrained, quiet, results, settings, study, training
+from helpers import (
+    budget,
+    context,
+    files,
+    machine,
+    measurement,
+    methods,
+    models,
+    plan,
+    pretrained,
+    quiet,
+    results,
+    settings,
+    study,
+    training,
+)
 from helpers.context import Context
 from helpers.pruning import comparison, schedule
 from helpers.pruning.masks import Masks
@@ -25,10 +40,32 @@ TINY = replace(
 )
 
 
+DENSE = RowKey("digits", "dense")
+
+
+def dense_path():
+    return settings.network_path("demo", "digits", "dense")
+
+
 @pytest.fixture
-def own_folders(tmp_path, monkeypatch):
+def empty_folders(tmp_path, monkeypatch):
     monkeypatch.setenv("BUILD_DIR", str(tmp_path / "build"))
     monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "results"))
+
+
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory):
+    """The file of the trained dense network that most rows start from."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BUILD_DIR", str(tmp_path_factory.mktemp("dense")))
+        Context(TINY, DENSE).dense()
+        return dense_path()
+
+
+@pytest.fixture
+def own_folders(empty_folders, trained_once):
+    dense_path().parent.mkdir(parents=True)
+    shutil.copy(trained_once, dense_path())
 
 
 @pytest.mark.parametrize("name", settings.PROFILES)
@@ -133,9 +170,9 @@ def test_a_dense_network_of_other_settings_is_trained_again(own_folders):
     assert not torch.equal(first.features[0].weight, longer.features[0].weight)
 
 
-def test_no_checkpoint_outlives_what_it_was_for(own_folders):
+def test_no_checkpoint_outlives_what_it_was_for(empty_folders):
     study.compute(TINY, RowKey("digits", "layerwise_magnitude", 80.33))  # trains the dense network on its way
-    assert settings.network_path("demo", "digits", "dense").is_file()
+    assert dense_path().is_file()
     assert not list(settings.checkpoint_path("demo", "digits", "any").parent.glob("*.safetensors"))
 
 
@@ -148,20 +185,20 @@ def test_a_row_tells_the_masks_its_training_was_begun_with(own_folders, monkeypa
     def resumed(self, network, hook=None):
         other.update({name: mask.roll(1) for name, mask in hook.state_dict().items()})
         hook.load_state_dict(other)
-        return []
+        return {}
 
-    context = Context(TINY, RowKey("digits", method, 80.0, variant=variant))
-    context.dense()
     monkeypatch.setattr(Context, "fit", resumed)
-    masks = methods.MAKERS[method](context).masks
+    masks = methods.MAKERS[method](Context(TINY, RowKey("digits", method, 80.0, variant=variant))).masks
     assert all(torch.equal(masks[name], mask) for name, mask in other.items())
 
 
 def test_gradient_norms_of_a_reinitialized_row_are_both_of_the_network_that_is_trained(own_folders, monkeypatch):
     trained = []
-    monkeypatch.setattr(Context, "fit", lambda self, network, hook: trained.append(network) or [])
+    monkeypatch.setattr(Context, "fit", lambda self, network, hook: trained.append(network) or {})
     key = RowKey("digits", "snip", 80.0, variant="reinitialized")
-    norms = methods.MAKERS["snip"](Context(TINY, key)).extras["gradient_norm"]
+    outcome = methods.MAKERS["snip"](Context(TINY, key))
+    norms = outcome.extras["gradient_norm"]
+    assert outcome.weights == "initialised, seed 1000"
     start = Context(TINY, replace(key, seed=key.seed + 1000)).new_network()
     assert norms["before"] == comparison.gradient_norm(start, *Context(TINY, key).scoring_batch(start))
     kept = Masks.from_zeros(trained[0])
@@ -193,7 +230,6 @@ def test_one_row_without_times_has_all_timed_again_in_one_run(own_folders, monke
     for key in keys:
         study.compute(TINY, key)
         quiet.measure(TINY, [key], seconds=0.01)
-        time.sleep(1)  # runs are told apart by the second
     together = []
     timed_once = quiet._measure
     monkeypatch.setattr(quiet, "_measure", lambda *run: together.append(set(run[1])) or timed_once(*run))
@@ -207,7 +243,6 @@ def test_times_of_another_run_than_the_dense_network_s_are_not_shown(own_folders
     for key in keys:
         study.compute(TINY, key)
     quiet.measure(TINY, keys[:1], seconds=0.01)
-    time.sleep(1)  # runs are told apart by the second
     quiet.measure(TINY, keys[1:], seconds=0.01)
     dense, *others = study.rows(TINY, compute_missing=False)
     assert dense["latency_ms"] > 0 and dense["reasons"].get("latency_ms") is None
@@ -233,6 +268,90 @@ def test_the_quiet_pass_fills_the_costs_and_nothing_else(own_folders, monkeypatc
         assert (row["sparse_latency_ms"] is None) == ("sparse_latency_ms" in row["reasons"])
         assert row["energy_mj"] is None or row["energy_mj"] > 0
         assert {name for name in row if old.get(name) != row[name]} <= set(quiet.CHANGED)
+
+
+def test_a_network_of_other_settings_is_not_taken_for_the_row_s(own_folders, monkeypatch):
+    key = RowKey("digits", "global_magnitude", 80.33)
+    study.compute(TINY, key)
+    other = Context(TINY, key).new_network()
+    models.save(other, settings.network_path("demo", "digits", key.row_id), settings_hash="another")
+    quiet.measure(TINY, [key], seconds=0.01)
+    assert results.load_row("demo", key)["latency_ms"] is None
+    assert context.dense_network(TINY, "digits").widths == other.widths
+    models.save(other, dense_path(), settings_hash="another")
+    with pytest.raises(FileNotFoundError, match="the row `dense` makes it"):
+        context.dense_network(TINY, "digits")
+    monkeypatch.setattr(pretrained, "load", lambda dataset: "the given one")
+    assert context.dense_network(replace(TINY, weights="local"), "digits") == "the given one"
+
+
+def test_layers_run_densely_in_an_earlier_pass_are_not_told_where_there_are_no_kernels(own_folders, monkeypatch):
+    key = RowKey("digits", "layerwise_magnitude", 75.0, variant="curve")
+    row = study.compute(TINY, key)
+    results.save_row("demo", key, row | {"run_densely": {"images": ["features.0"]}}, row["settings"])
+    monkeypatch.setattr(quiet.convolution, "available", lambda: "no compiler")
+    quiet.measure(TINY, [key], seconds=0.01)
+    row = results.load_row("demo", key)
+    assert row["latency_ms"] > 0 and "no compiler" in row["reasons"]["sparse_latency_ms"] and "run_densely" not in row
+
+
+@pytest.mark.parametrize("asked", [["--topic", "saliency"], ["--tier", "A", "--quiet"], []])
+def test_whatever_rows_are_asked_for_all_are_timed_together(asked, monkeypatch):
+    made, timed = [], []
+    monkeypatch.setattr(study, "compute", lambda profile, key: made.append(key))
+    monkeypatch.setattr(quiet, "measure", lambda profile, keys, *, again: timed.append((list(keys), again)))
+    assert study.main(["--profile", "demo", *asked]) == 0
+    planned = [item.key for item in plan.plan(settings.profile("demo"))]
+    assert timed == [(planned, "--quiet" in asked)]
+    assert made == ([] if "--quiet" in asked else planned if not asked else [key for key in planned if key in made])
+
+
+def test_a_row_names_the_dense_network_that_it_starts_from(own_folders):
+    digest = files.digest_of(models.load(dense_path()).state_dict())
+    for key in (DENSE, RowKey("digits", "global_magnitude", 80.0, variant="curve"), RowKey("digits", "l1_filters")):
+        assert study.compute(TINY, key)["weights_digest"] == digest
+    for key in (RowKey("digits", "snip", 80.0), RowKey("digits", "lasso_channels_from_scratch")):
+        assert "weights_digest" not in study.compute(TINY, key)
+
+
+def test_a_training_is_not_continued_from_another_dense_network(own_folders, monkeypatch):
+    given, made_with = replace(TINY, weights="local"), []
+    network = Context(given, DENSE).new_network()
+    monkeypatch.setattr(pretrained, "load", lambda dataset: network)
+    monkeypatch.setattr(training, "fit", lambda *_, **options: made_with.append(options["made_with"]) or [])
+    tuned, scratch = (Context(given, RowKey("digits", method)) for method in ("dense_finetuned", "dense_from_scratch"))
+    for _ in range(2):
+        tuned.fit(tuned.dense())
+        scratch.fit(scratch.new_network())
+        with torch.no_grad():
+            network.features[0].weight.add_(1)
+    assert made_with[0] != made_with[2] and made_with[1] == made_with[3] == scratch.made_with
+
+
+def test_a_row_names_all_who_trained_it(own_folders, monkeypatch):
+    key, save = RowKey("digits", "snip", 80.0), models.save
+    monkeypatch.setattr(results, "commit", lambda: "first")
+    monkeypatch.setattr(models, "save", lambda *_, **__: pytest.fail("interrupted"))
+    with pytest.raises(pytest.fail.Exception):
+        study.compute(TINY, key)
+    monkeypatch.setattr(results, "commit", lambda: "second")
+    monkeypatch.setattr(models, "save", save)
+    row = study.compute(TINY, key)
+    assert row["commit"] == "first; second" and row["train_device"] == machine.processor()
+    assert row["train_dtype"] == str(machine.fast_dtype()).removeprefix("torch.")
+
+
+def test_a_dense_row_tells_how_its_network_was_trained_or_null(own_folders):
+    row = study.compute(TINY, DENSE)
+    half = study.compute(TINY, replace(DENSE, variant="normalization=half"))
+    assert len(row["log"]) == row["epochs"] == 1 and row["train_seconds"] > 0 and row["train_device"] == machine.processor()
+    assert half["log"] == row["log"]
+    curve = study.compute(TINY, RowKey("digits", "global_magnitude", 80.0, variant="curve"))  # trains nothing
+    assert (curve["epochs"], curve["train_seconds"], curve["log"], curve["train_device"]) == (0, 0, [], None)
+    settings.row_path("demo", "digits", "dense").unlink()
+    models.save(models.load(dense_path()), dense_path(), settings_hash=row["settings_hash"])
+    row = study.compute(TINY, DENSE)
+    assert row["epochs"] == 1 and row["log"] is row["train_seconds"] is row["train_device"] is row["train_dtype"] is None
 
 
 def test_larger_profiles_say_what_is_missing_instead_of_training(own_folders, monkeypatch):

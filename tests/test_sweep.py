@@ -83,8 +83,39 @@ def test_a_worker_killed_in_mid_row_costs_no_row(start, tmp_path, monkeypatch):
 def test_rows_of_other_code_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
     row = results.save_row("demo", KEYS[3], {}, {"something": "else"})
-    with pytest.raises(ValueError, match="one commit"):
-        sweep._accept(PROFILE, KEYS[3], row, None)
+    with pytest.raises(sweep.Foreign, match="one commit"):
+        sweep._accept(PROFILE, KEYS[3], row, None, {})
+
+
+def test_rows_of_another_dense_network_than_the_first_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("RESULTS_DIR", str(tmp_path))
+    digests = {}
+    for key, digest in zip(KEYS[:3], ("one", "one", "another"), strict=True):
+        made_with = budget.made_with(PROFILE, key)
+        row = {"version": results.VERSION, "settings_hash": results.settings_hash(made_with), "weights_digest": digest}
+        if digest == "another":
+            with pytest.raises(sweep.Foreign, match="same weights"):
+                sweep._accept(PROFILE, key, row, None, digests)
+        else:
+            sweep._accept(PROFILE, key, row, None, digests)
+        assert (results.load_row("demo", key) is None) == (digest == "another")
+    assert digests == {"digits": "one"}
+
+
+def test_a_network_that_arrives_replaces_one_of_other_settings(tmp_path, monkeypatch):
+    for name in ("RESULTS_DIR", "BUILD_DIR"):
+        monkeypatch.setenv(name, str(tmp_path))
+    settings_hash = results.settings_hash(budget.made_with(PROFILE, KEYS[3]))
+    row = {"version": results.VERSION, "settings_hash": settings_hash}
+    path = settings.network_path("demo", "digits", KEYS[3].row_id)
+    models.save(models.VGG(10, (2, "M"), (4,)), path, settings_hash=settings_hash)
+    sent = path.read_bytes()
+    models.save(models.VGG(10, (2, "M"), (4,)), path, settings_hash="another")
+    sweep._accept(PROFILE, KEYS[3], row, sent, {})
+    assert path.read_bytes() == sent
+    models.save(models.VGG(10, (2, "M"), (4,)), path, settings_hash=settings_hash)  # as where both share a folder
+    sweep._accept(PROFILE, KEYS[3], row, sent, {})
+    assert path.read_bytes() != sent
 
 
 def test_a_stale_workers_row_is_named_and_the_others_are_stored(tmp_path, monkeypatch):

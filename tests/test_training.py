@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -130,6 +130,19 @@ def test_a_checkpoint_is_continued_only_by_what_it_was_made_with(tmp_path, capsy
     assert said.count(": loss ") == epochs_left
     assert (f"{path} belongs to" in said) == ("starts again" in said) == (made_with == "other settings")
     assert all(torch.equal(reference.state_dict()[name], tensor) for name, tensor in network.state_dict().items())
+
+
+def test_who_continues_a_checkpoint_is_named_behind_who_began_it(tmp_path, capsys):
+    path = tmp_path / "c.safetensors"
+    for who, named in (("a", "a"), ("a", "a"), ("b", "a; b"), ("b", "a; b")):
+        made_by = {"commit": who, "train_dtype": "float32"}
+        training.fit(tiny(), few(), replace(RECIPE, epochs=4), checkpoint=path, made_by=made_by)
+        assert made_by == {"commit": named, "train_dtype": "float32"}
+        said = capsys.readouterr().err
+        assert (f"{path.name} was begun by others" in said) == (f"names both: {named}\n" in said) == (named != who)
+        tensors, described = files.load_tensors(path)
+        logs = json.loads(described["logs"])[:2]  # as if it had been interrupted earlier
+        files.save_tensors(path, tensors, described | {"logs": json.dumps(logs)})
 
 
 def test_recalibrated_statistics_are_those_of_the_images():
