@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from helpers import data, files, models, parquet, settings
+from helpers.report import baseline
 
 needs_cifar = pytest.mark.skipif(not os.environ.get("CIFAR_DIR"), reason="CIFAR_DIR is not set: no real CIFAR here")
 
@@ -109,6 +110,12 @@ def test_no_network_and_no_folder_is_one_clear_error(tmp_path, monkeypatch):
     assert not data.at_hand("cifar10")  # the folder that a failed download leaves behind is no data set
     (tmp_path / "cifar-10-batches-py").mkdir()
     assert data.at_hand("cifar10") and not data.at_hand("cifar100")
+
+
+def test_a_page_loads_no_data_set_that_is_not_at_hand(monkeypatch):
+    monkeypatch.setattr(data, "at_hand", lambda name: False)
+    monkeypatch.setattr(data, "load", lambda name: pytest.fail("it would be downloaded"))
+    assert baseline.classes_seen([{"dataset": "cifar10", "method": "dense", "variant": ""}]).data == ""
 
 
 def test_torchvision_data_sets_can_be_imported_beside_a_cpu_only_torch():
