@@ -10,7 +10,7 @@ import pytest
 
 from helpers import settings
 
-OVERRIDES = ("PROFILE", "DEVICE", "RESULTS_DIR", "REPORT_DIR", "BUILD_DIR", "SPARSE_CACHE")
+OVERRIDES = ("PROFILE", "DEVICE", "RESULTS_DIR", "REPORT_DIR", "BUILD_DIR")
 
 
 def pytest_configure(config):

@@ -1,13 +1,15 @@
-"""Memory kept while training: fewer page faults, given back afterwards, the same network."""
+"""Memory kept while training: fewer page faults, and the usual settings afterwards, whatever happens."""
 
+import contextlib
 import ctypes
+import math
 import os
 import resource
 
 import pytest
 import torch
 
-from helpers import heap
+from helpers import data, heap, models, training
 
 SIZE = 64 * 2**20  # bytes, in blocks that the C library maps one by one
 
@@ -39,11 +41,14 @@ def test_kept_memory_is_used_again_and_then_given_back():
     assert resident() < while_kept - SIZE // 2
 
 
-def test_errors_pass_and_what_is_decorated_returns():
-    @heap.kept()
-    def answer(value: int) -> int:
-        return 1 // value
-
-    assert answer(1) == 1
-    with pytest.raises(ZeroDivisionError):
-        answer(0)
+@glibc
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_training_keeps_memory_and_puts_the_usual_settings_back_even_when_it_fails(monkeypatch, fails):
+    were_set = []
+    monkeypatch.setattr(heap, "_set", lambda library, values: were_set.append(values))
+    network = models.VGG(10, (2, "M"), (4,))
+    if fails:
+        network.classifier[-1].bias.data.fill_(math.inf)
+    with pytest.raises(FloatingPointError) if fails else contextlib.nullcontext():
+        training.fit(network, data.load("digits").train.subset(torch.arange(32)), training.Recipe(1, batch_size=16))
+    assert were_set == [heap.KEPT, heap.USUAL]
