@@ -23,10 +23,6 @@ class Lists:
     starts: Tensor
     block: int
 
-    @property
-    def tensors(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.values, self.offsets, self.starts
-
 
 def of_convolution(weight: Tensor, block: int, offset: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]) -> Lists:
     """Lists of a (filters, channels, kernel, kernel) weight; `offset(channel in its block, row, column)` is vectorised."""
