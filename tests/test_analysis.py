@@ -2,7 +2,7 @@ from IPython.display import Markdown
 from synthetic import made
 
 from helpers import plan, settings
-from helpers.report import analysis, evidence, expected, frontier, initialization
+from helpers.report import analysis, evidence, expected, frontier, initialization, recipes
 from helpers.report.plots import analysis as plots
 from helpers.report.plots.overview import overview
 from helpers.report.style import Figure
@@ -49,6 +49,16 @@ def test_memory_is_expected_from_weights_images_and_the_largest_layer_s_maps():
     assert expected._memory(row) == 4 * (10 + 128 * (3 * 1024 + (3 + 2 * 8) * 1024))
     # the second layer's maps are the larger ones: 64 channels read, 64 written and normalised
     assert expected._memory(row | {"widths": (64, 64, "M")}) == 4 * (10 + 128 * (3 * 1024 + 3 * 64 * 1024))
+
+
+def test_recipes_are_read_from_the_rows():
+    recipe = {"epochs": 4, "batch_size": 256, "peak_lr": 0.05, "momentum": 0.9, "weight_decay": 5e-4, "warmup": 0.2}
+    trained = {"settings": {"recipe": recipe, "dropout": 0.2}, "log": [{"seconds": s} for s in (60, 90, 600)]}
+    longer = trained | {"settings": {"recipe": recipe | {"epochs": 8}, "dropout": 0.2}, "weights": "initialised, seed 0"}
+    html = recipes.recipes(made({("dense_finetuned", ""): trained, ("l1_filters", ""): trained, ("random", ""): longer})).html
+    assert "dense, fine-tuned, L1 filters" in html and "1.5" in html and "the trained dense network" in html
+    assert html.count("<tr") == 3 and "weight decay on weights 0.0005" in html  # the heads, and a line a recipe
+    assert "Missing" in recipes.recipes(made()).data
 
 
 def test_missing_rows_are_named():
@@ -130,7 +140,9 @@ def test_the_first_page_s_figure_belongs_to_the_profile_that_is_built(tmp_path, 
 def test_without_rows_a_page_still_says_what_is_missing():
     shown = [plots.front([], "bytes"), plots.density_profiles([]), plots.shared_weights({}), plots.gradients([], ("snip",))]
     assert all("Missing: " in item.data for item in shown)
-    ticket = initialization.ticket([], "cifar10")._repr_html_()
+    assert "Missing: masks found after training" in initialization.ticket([], "cifar10").data
+    partly = [r for r in made(without=("random",)) if r["variant"] != "rewound"]
+    ticket = initialization.ticket(partly, "cifar10")._repr_html_()
     assert "no row of random" in ticket and "whose initial weights are known" in ticket
     for item in (frontier.front_seen([]), frontier.decisions_seen([]), initialization.initialization_seen([], {})):
         assert isinstance(item, Markdown)

@@ -35,7 +35,8 @@ def _snip_better(rows: Rows, dataset: str) -> Judgement:
 
 
 def _after_training_better(rows: Rows, dataset: str) -> Judgement:
-    after, early = rows.seeds(dataset, MAGNITUDE), rows.best_at_initialization(dataset)
+    after = rows.seeds(dataset, MAGNITUDE)
+    early = rows.best_at_initialization(dataset, like=after)
     compared = rows.compare(after, early)
     evidence = (
         f"{top1(after)} after training, at best {top1(early)} at initialisation ({name(early[0]['method'])}): {brief(compared)}"

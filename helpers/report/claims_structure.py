@@ -106,7 +106,10 @@ def _keeps_learnt(rows: Rows, dataset: str) -> Judgement:
     for method in ("l1_filters", "random_channels"):
         if others := rows.find(dataset, method):
             parts.append(f"against {name(method)} at those widths {brief(rows.compare(pruned, others))}")
-    untested = "Whether a training from scratch as long as both of the pruned network's together would do as well is not tested"
+    untested = (
+        "Whether a training from scratch as long as both of the pruned network's together would do better is not tested, and "
+    )
+    untested += "published for this method (Liu et al. 2019)"
     return Judgement(higher(compared), f"{'; '.join(parts)}. {untested}.")
 
 

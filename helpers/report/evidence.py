@@ -1,6 +1,6 @@
 """Looking rows up for the claims: what is asked for is found, or a `Missing` says what is not there and why."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -127,9 +127,14 @@ class Rows:
         base = self.read(self.one(row["dataset"], "dense"), column)
         return tuple(base / end(self.equal_work(row, column)) for end in (max, min))
 
-    def best_at_initialization(self, dataset: str) -> list[Mapping]:
-        """The rows of the most accurate method that prunes before or during training from scratch."""
+    def best_at_initialization(self, dataset: str, like: Sequence[Mapping] = ()) -> list[Mapping]:
+        """The rows of the most accurate method that prunes before or during training from scratch.
+
+        Of those trained in the number format of `like`, where there are any: only with them can it be compared.
+        """
         groups = [rows for method in INIT_METHODS if (rows := self.find(dataset, method))]
+        formats = {row.get("train_dtype") for row in like}
+        groups = [rows for rows in groups if rows[0].get("train_dtype") in formats] or groups
         if not groups:
             raise Missing(f"no row of a method that prunes at initialisation on {style.dataset(dataset)}")
         return max(groups, key=lambda rows: mean(rows, "top1_pct"))

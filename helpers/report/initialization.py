@@ -5,11 +5,12 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from IPython.display import Markdown
 
-from helpers.report import style, tables
+from helpers.report import saliency, style, tables
 from helpers.report.analysis import NOT_YET, average
 from helpers.report.claims_accuracy import MAGNITUDE, brief
 from helpers.report.claims_initialization import rewound_rows
 from helpers.report.evidence import CONTROL, INIT_METHODS, Missing, Rows, name, value
+from helpers.report.sentences import absent
 from helpers.report.statistics import wilson
 from helpers.report.tables import Table, number_text
 
@@ -58,6 +59,8 @@ def initialization_seen(rows: Sequence[Mapping], overlaps: Mapping[str, Mapping]
     """SNIP against GraSP in accuracy, work and choice of weights; `overlaps`: data set → `comparison.matrix` of its masks."""
     known, lines = Rows(rows), []
     for dataset in known.datasets:
+        if control := known.find(dataset, CONTROL):
+            lines += [f"- {style.dataset(dataset)}: {said}" for said in saliency.held_back(control[0])]
         for other in ("grasp", "grasp_iterative"):
             try:
                 snip, grasp = known.seeds(dataset, "snip"), known.seeds(dataset, other)
@@ -77,9 +80,11 @@ def initialization_seen(rows: Sequence[Mapping], overlaps: Mapping[str, Mapping]
     return Markdown("**What is seen.** At equal parameters, top-1:\n\n" + "\n".join(dict.fromkeys(lines)))
 
 
-def ticket(rows: Sequence[Mapping], dataset: str) -> Table:
+def ticket(rows: Sequence[Mapping], dataset: str) -> Table | Markdown:
     """The lottery-ticket experiment: one sparsity, one training budget, four ways to come by masks and weights."""
     known = Rows(rows)
+    if not any(known.find(dataset, MAGNITUDE, variant) for variant in ("rewound", "reinitialized")):
+        return absent(f"masks found after training and trained again from new weights, on {style.dataset(dataset)}")
     origins = {
         "found after training, weights rewound": (MAGNITUDE, "rewound"),
         "found after training, weights drawn anew": (MAGNITUDE, "reinitialized"),

@@ -166,12 +166,7 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
         began = control[0]["settings"]
         drawn = began.get("initialization")
         said.append(f"All of them began alike: {drawn or LARGE_HEAD}; dropout {began['dropout']:g} in the head.")
-        if drawn is None:
-            said.append(
-                "In short trainings dropout, and on CIFAR-100 so large a head as well, hold a dense control back "
-                "(`docs/trials.md` has how much), and masks that thin the head less: what is above the control need not be "
-                "better than a dense network."
-            )
+        said += held_back(control[0])
         places: dict[str, list[str]] = {}
         for method in (CONTROL, *INIT_METHODS):
             for row in rows.find(dataset, method)[:1]:
@@ -192,6 +187,17 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
         return said
 
     return told(rows, tell)
+
+
+def held_back(control: Mapping) -> list[str]:
+    """What is said of networks that began as this dense control did, where that held it back."""
+    if control["settings"].get("initialization"):
+        return []
+    return [
+        "In short trainings dropout, and on CIFAR-100 so large a head as well, hold a dense control back (`docs/trials.md` has "
+        "how much), and hold back less the networks whose masks thin the head: what is above the control need not be better than a "
+        "dense network."
+    ]
 
 
 def snip_answer(all_rows: Sequence[dict]) -> Markdown:
