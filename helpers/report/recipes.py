@@ -29,7 +29,7 @@ def recipes(all_rows: Sequence[Mapping]) -> Table | Markdown:
         pd.DataFrame(lines).set_index("Networks"),
         "How the networks were trained",
         note=f"All: SGD, one cycle of the learning rate (linear to its peak, then a cosine to 0), {_shared(rows.all)}; images "
-        "are flipped and cropped at random. Minutes an epoch: median of all epochs, on the processors named below and whatever else "
+        "are flipped and cropped at random. Minutes an epoch: median of all epochs, on the processors named below, whatever else "
         "ran on them.",
     )
 

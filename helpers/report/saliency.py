@@ -195,8 +195,8 @@ def held_back(control: Mapping) -> list[str]:
         return []
     return [
         "In short trainings dropout, and on CIFAR-100 so large a head as well, hold a dense control back (`docs/trials.md` has "
-        "how much), and hold back less the networks whose masks thin the head: what is above the control need not be better than a "
-        "dense network."
+        "how much), and hold back less the networks whose masks thin the head: what is above the control need not be better than "
+        "a dense network."
     ]
 
 
