@@ -14,7 +14,7 @@ from unittest import mock
 
 from distributed import Client
 
-from helpers import machine, settings, sweep
+from helpers import cluster, machine, settings, sweep
 from helpers.results import RowKey
 
 METHODS = ("snip", "random", "magnitude_init")
@@ -33,8 +33,8 @@ def run(quick: bool) -> list[dict]:
             folders = {"BUILD_DIR": f"{folder}/build", "RESULTS_DIR": f"{folder}/results"}
             with (
                 mock.patch.dict(os.environ, folders),
-                sweep.local_cluster(workers, threads=1) as cluster,
-                Client(cluster, set_as_default=False) as client,
+                cluster.local(workers, threads=1) as own,
+                Client(own, set_as_default=False) as client,
             ):
                 client.wait_for_workers(workers)
                 client.run(sweep.cost, profile, keys[0])  # imports

@@ -10,26 +10,23 @@ trained dense network travels to the rows that start from it, so that all of a d
 import argparse
 import asyncio
 import heapq
-import logging
 import os
 import sys
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-import torch
-from distributed import Client, Future, Nanny, Scheduler, SpecCluster, as_completed
+from distributed import Client, Future, as_completed
 
-from helpers import budget, files, models, plan, progress, results, settings, study
+from helpers import budget, cluster, files, models, plan, progress, results, settings, study
+from helpers.cluster import RESOURCE
 from helpers.context import Context
 from helpers.results import RowKey
 from helpers.settings import Profile
 
-RESOURCE = "row"
 RETRIES = 2  # of a row that failed; a worker's death is not the row's fault and not counted
 NARROW = 0.25  # an epoch of a network with few channels, in epochs of the dense one: it saves more MACs than time
 OVERHEAD = 1.0  # scans, scores, selection and evaluation, in epochs
-WORKER = f'dask worker ADDRESS --nthreads 1 --resources "{RESOURCE}=1" --memory-limit 0'
 Made = tuple[dict, bytes | None]
 
 
@@ -156,8 +153,7 @@ def _accept(profile: Profile, key: RowKey, row: dict, network: bytes | None, dig
     if row.get("version") != results.VERSION or row.get("settings_hash") != results.settings_hash(made_with):
         raise Foreign(f"a worker made {key.row_id} with other code than this: bring all machines to one commit")
     if (digest := row.get("weights_digest")) and digests.setdefault(key.dataset, digest) != digest:
-        here = f"those of {key.dataset} that are here: give all machines the same weights"
-        raise Foreign(f"a worker made {key.row_id} from another dense network than {here}")
+        raise Foreign(f"a worker made {key.row_id} from another dense network of {key.dataset} than the rows here start from")
     path = settings.network_path(profile.name, key.dataset, key.row_id)
     if network is not None and not models.is_of(path, row["settings_hash"]):
         _write(path, network)
@@ -168,33 +164,6 @@ def _accept(profile: Profile, key: RowKey, row: dict, network: bytes | None, dig
 def _write(path: Path, content: bytes) -> None:
     with files.atomic(path) as temporary:
         temporary.write_bytes(content)
-
-
-def require_workers(workers: Mapping[str, Mapping]) -> None:
-    """ValueError unless some worker takes rows, and each that does takes one at a time (training seeds a process as a whole)."""
-    rows = {address: worker.get("resources", {}).get(RESOURCE, 0) for address, worker in workers.items()}
-    if not any(rows.values()):
-        raise ValueError(f"no worker of the cluster takes rows; on each machine start one a GPU with: {WORKER}")
-    several = [address for address, count in rows.items() if count > 1]
-    if several:
-        raise ValueError(f"the worker {several[0]} takes {rows[several[0]]:g} rows at once; start it with: {WORKER}")
-
-
-def local_cluster(workers: int | None = None, threads: int | None = None) -> SpecCluster:
-    """Worker processes on this machine: one a GPU, else one for every two cores; they share the cores evenly."""
-    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
-    count = workers or gpus or max(1, cores // 2)
-    threads = threads or max(1, cores // count)
-
-    def options(i: int) -> dict:
-        environment = {"OMP_NUM_THREADS": str(threads)}
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = str(i % gpus)
-        return {"nthreads": 1, "resources": {RESOURCE: 1}, "memory_limit": 0, "env": environment, "silence_logs": logging.ERROR}
-
-    nannies = {i: {"cls": Nanny, "options": options(i)} for i in range(count)}
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
-    return SpecCluster(workers=nannies, scheduler=scheduler, name="rows", silence_logs=logging.ERROR)
 
 
 def projection(profile: Profile, keys: Sequence[RowKey], seconds_per_epoch: float, workers: int) -> float:
@@ -235,15 +204,15 @@ def main(arguments: Iterable[str] | None = None) -> int:
             hours = projection(profile, keys, options.estimate, workers)
             print(f"{len(keys)} rows of {profile.name} on {workers:2} workers: {hours:.1f} h")
         return 0
-    cluster = None if options.scheduler else local_cluster(options.workers)
+    own = None if options.scheduler else cluster.local(options.workers)
     try:
-        with Client(options.scheduler or cluster, timeout=options.wait, set_as_default=False) as client:
+        with Client(options.scheduler or own, timeout=options.wait, set_as_default=False) as client:
             client.wait_for_workers(1, timeout=options.wait)
-            require_workers(client.scheduler_info(n_workers=-1)["workers"])
+            cluster.require_workers(client.scheduler_info(n_workers=-1)["workers"])
             failed = sweep(profile, keys, client, networks=options.networks)
     finally:
-        if cluster is not None:
-            cluster.close()
+        if own is not None:
+            own.close()
     for key, reason in failed.items():
         print(f"failed: {key.dataset} {key.row_id}: {reason}", file=sys.stderr)
     return 1 if failed else 0

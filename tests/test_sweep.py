@@ -13,7 +13,7 @@ import pytest
 import tiny
 from distributed import Client
 
-from helpers import budget, files, models, plan, results, settings, sweep
+from helpers import budget, cluster, files, models, plan, results, settings, sweep
 from helpers.results import RowKey
 
 TESTS = Path(__file__).parent
@@ -65,7 +65,7 @@ def test_a_worker_killed_in_mid_row_costs_no_row(start, tmp_path, monkeypatch):
     monkeypatch.setattr(results, "save_row", save_row)
     with Client(scheduler_file=str(tmp_path / "scheduler.json"), timeout=120, set_as_default=False) as client:
         client.wait_for_workers(2, timeout=120)
-        sweep.require_workers(client.scheduler_info(n_workers=-1)["workers"])
+        cluster.require_workers(client.scheduler_info(n_workers=-1)["workers"])
         threading.Thread(target=kill_one_in_mid_row, daemon=True).start()
         assert sweep.sweep(PROFILE, KEYS, client, networks=True) == {}
         assert sweep.sweep(PROFILE, KEYS, client) == {}  # all are here: nothing is asked for again
@@ -147,7 +147,7 @@ def test_a_dense_network_of_other_settings_is_not_sent(tmp_path, monkeypatch):
 @pytest.mark.parametrize("resources", [{}, {"GPU": 1}, {"row": 2}])
 def test_workers_that_take_no_row_or_several_at_once_are_named_with_the_command(resources):
     with pytest.raises(ValueError, match=r'--nthreads 1 --resources "row=1"'):
-        sweep.require_workers({"tcp://127.0.0.1:1": {"resources": resources}})
+        cluster.require_workers({"tcp://127.0.0.1:1": {"resources": resources}})
 
 
 def test_no_scheduler_is_one_line(capsys, monkeypatch):
