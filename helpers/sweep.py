@@ -153,7 +153,7 @@ def _accept(profile: Profile, key: RowKey, row: dict, network: bytes | None, dig
     if row.get("version") != results.VERSION or row.get("settings_hash") != results.settings_hash(made_with):
         raise Foreign(f"a worker made {key.row_id} with other code than this: bring all machines to one commit")
     if (digest := row.get("weights_digest")) and digests.setdefault(key.dataset, digest) != digest:
-        raise Foreign(f"a worker made {key.row_id} from another dense network of {key.dataset} than the rows here start from")
+        raise Foreign(f"a worker made {key.row_id} from another dense network than the rows here: give all the same weights")
     path = settings.network_path(profile.name, key.dataset, key.row_id)
     if network is not None and not models.is_of(path, row["settings_hash"]):
         _write(path, network)
