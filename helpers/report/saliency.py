@@ -167,16 +167,7 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
         drawn = began.get("initialization")
         said.append(f"All of them began alike: {drawn or LARGE_HEAD}; dropout {began['dropout']:g} in the head.")
         said += held_back(control[0])
-        places: dict[str, list[str]] = {}
-        for method in (CONTROL, *INIT_METHODS):
-            for row in rows.find(dataset, method)[:1]:
-                if row["train_device"]:
-                    places.setdefault(row["train_device"], []).append(name(method))
-        if len(places) > 1:
-            listed = "; ".join(f"{', '.join(methods)} on {place}" for place, methods in places.items())
-            said.append(
-                f"They were not all trained on one processor, nor in one number format (bfloat16 where it is fast): {listed}."
-            )
+        said += _places(rows, dataset)
         for method in (MAIN, "random"):
             for row in rows.find(dataset, method)[:1]:
                 kept = [layer["kept"] / layer["total"] for layer in row["layers"]]
@@ -187,6 +178,19 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
         return said
 
     return told(rows, tell)
+
+
+def _places(rows: Rows, dataset: str) -> list[str]:
+    """Which networks were trained where and in what, where that is not one and the same."""
+    places: dict[tuple, list[str]] = {}
+    for method, variant in shown(rows):
+        for row in rows.find(dataset, method, variant)[:1]:
+            if row["train_device"]:
+                places.setdefault((row["train_device"], row["train_dtype"]), []).append(f"“{called(method, variant)}”")
+    if len(places) < 2:
+        return []
+    listed = "; ".join(f"{', '.join(names)} on “{device}” in {dtype}" for (device, dtype), names in places.items())
+    return [f"They were not all trained alike: {listed}. Nothing is decided between two number formats."]
 
 
 def held_back(control: Mapping) -> list[str]:
