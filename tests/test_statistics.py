@@ -165,9 +165,10 @@ def test_nothing_is_decided_between_trainings_in_two_number_formats():
     assert unlike.beyond_noise and not unlike.decided and unlike.formats == ("float32", "bfloat16")
     assert "trained in float32 and bfloat16" in statistics.phrase(unlike, "A", "B")
     assert statistics.compare([better], [worse | {"train_dtype": None, "epochs": 0}]).decided  # an untrained one has no format
-    # over seeds each pair has to be of one format, not all pairs of the same
+    # over seeds both have to have the same formats
     pairs = [[r | {"seed": 0}, r | {"seed": 1, "train_dtype": "float16"}] for r in (better, worse | {"train_dtype": "float32"})]
     assert statistics.compare(*pairs).formats is None
+    assert statistics.compare(pairs[0], pairs[1][:1]).formats == ("float16/float32", "float32")
 
 
 def test_test_image_noise_is_not_seed_noise():

@@ -65,7 +65,7 @@ class Comparison:
     """Top-1 of a minus top-1 of b, in points.
 
     `images` holds the paired bootstrap's limits (test-image noise alone), `total` those with seed noise added, which
-    decide. `formats` are the number formats (a's, b's) in which a pair was trained, where they differ: then nothing is
+    decide. `formats` are the number formats (a's, b's) in which they were trained, where those differ: then nothing is
     decided, since the format may have its share in the difference.
     """
 
@@ -209,8 +209,8 @@ def compare(a: Sequence[Row], b: Sequence[Row], rows: Sequence[Row] = (), *, tes
     seeds = [noise.reach(alpha) / math.sqrt(len(group)) for noise, group in zip(noises, trained, strict=True)]
     reach = [math.hypot(limit - difference, *seeds) for limit in (images.low, images.high)]
     total = Interval(difference, difference - reach[0], difference + reach[1])
-    formats = [(x.get("train_dtype"), y.get("train_dtype")) for x, y in pairs]
-    unlike = next((both for both in formats if all(both) and both[0] != both[1]), None)
+    formats = tuple("/".join(sorted({row["train_dtype"] for row in group if row.get("train_dtype")})) for group in (a, b))
+    unlike = formats if all(formats) and formats[0] != formats[1] else None
     return Comparison(images, total, max(mcnemar(x, y).p for x, y in pairs), (len(a), len(b)), alpha, unlike)
 
 
