@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from IPython.display import Markdown
 
+from helpers.plan import FLOAT32
 from helpers.report import assignment, style, tables, write_up
 from helpers.report.evidence import CONTROL, INIT_METHODS, Missing, Rows, name, value
 from helpers.report.sentences import absent, layer_labels, told
@@ -190,7 +191,15 @@ def _places(rows: Rows, dataset: str) -> list[str]:
     if len(places) < 2:
         return []
     listed = "; ".join(f"{', '.join(names)} on “{device}” in {dtype}" for (device, dtype), names in places.items())
-    return [f"They were not all trained alike: {listed}. Nothing is decided between two number formats."]
+    said = [f"They were not all trained alike: {listed}. Nothing is decided between two number formats."]
+    main, other = (rows.find(dataset, CONTROL, variant) for variant in ("", FLOAT32))
+    if main and other and (compared := rows.compare(main, other)).formats:
+        side = "outside" if compared.beyond_noise else "inside"
+        said.append(
+            f"What the format is worth: the dense control in {other[0]['train_dtype']} ends at {other[0]['top1_pct']:.2f} %, "
+            f"{signed(-compared.difference)} points from that in {main[0]['train_dtype']}, {side} the noise."
+        )
+    return said
 
 
 def held_back(control: Mapping) -> list[str]:
