@@ -6,11 +6,12 @@ from helpers import measurement
 from helpers.report import benchmarks, frontier, style
 from helpers.report.claims_accuracy import MAGNITUDE
 from helpers.report.evidence import Missing, Rows, timed_at_best
+from helpers.report.findings import Finding
 from helpers.report.frontier import CHEAP
 from helpers.report.tables import number_text
 
 
-def answer(rows: Iterable[Mapping]) -> str | None:
+def answer(rows: Iterable[Mapping]) -> Finding | None:
     """Does pruning pay? What next to nothing of accuracy buys, and which network buys it; None where it is not measured."""
     known, told = Rows(rows), []
     try:
@@ -27,9 +28,10 @@ def answer(rows: Iterable[Mapping]) -> str | None:
         return None
     if not told:
         return None
-    return (
-        f"It does, in bytes and in time. {CHEAP[0].upper()}{CHEAP[1:]} against that control, {'; '.join(told)}. The time is a "
-        f"CPU's, zeros skipped by this report's kernel, the dense network {_dense_kernel(known)}.{_stronger(known)}"
+    return Finding(
+        f"It does, in bytes and in time. {CHEAP[0].upper()}{CHEAP[1:]} against that control, {'; '.join(told)}.",
+        f"The time is a CPU's, zeros skipped by this report's kernel, the dense network {_dense_kernel(known)}."
+        f"{_stronger(known)}",
     )
 
 

@@ -32,7 +32,7 @@ def page(profile: str, site: Sequence[pages.Page], provenance: dict[str, str]) -
     body = pages.template("index.html.j2").render(
         site=pages.SITE,
         asked=ASKED.format(datasets=datasets),
-        answer=claims.answer(rows) or "",
+        answer=claims.answer(rows),
         caveat=DEMO if profile == "demo" else "",
         findings=claims.findings(rows),
         certainty=analysis.certainty(rows, plan.plan(settings.profile(profile))),
