@@ -178,13 +178,14 @@ def ablations_seen(all_rows: Sequence[dict]) -> Markdown:
             if variant and (found := rows.find(dataset, MAIN, variant)):
                 first = signed(found[0]["pruned_top1_pct"] - main["pruned_top1_pct"])
                 compared = rows.compare(found, [main])
-                word = "" if compared.decided else ", inside the noise"
+                word = "" if compared.beyond_noise else ", inside the noise"
+                word += f", trained in {' and '.join(compared.formats)}" if compared.formats else ""
                 said.append(
                     f"{label.capitalize()}: {first} points right after pruning, {signed(compared.difference)} fine-tuned{word}."
                 )
         if not said:
             raise Missing(f"no ablation on {style.dataset(dataset)}")
-        alike = [v for v in ABLATIONS if v and (f := rows.find(dataset, MAIN, v)) and not rows.compare(f, [main]).decided]
+        alike = [v for v in ABLATIONS if v and (f := rows.find(dataset, MAIN, v)) and not rows.compare(f, [main]).beyond_noise]
         if alike:
             listed = ", ".join(ABLATIONS[variant] for variant in alike)
             said.append(

@@ -57,7 +57,7 @@ def _structured_smallest(rows: Rows, dataset: str) -> Judgement:
         compared = rows.compare([rival], structured)
         evidence += f"; at {number_text(rival['sparsity_pct'], 2)} % sparsity {_mib(smallest_file(rival).mib)}, "
         evidence += f"{signed(compared.difference)} points of top-1 against it"
-        if not compared.decided or compared.difference > 0:
+        if not compared.beyond_noise or compared.difference > 0:
             return Judgement(REFUTED, f"{evidence}.")
     return Judgement(_verdict(own < smallest, own > smallest), f"{evidence}.")
 
@@ -113,7 +113,7 @@ def _channels_faster(rows: Rows, dataset: str) -> Judgement:
         except Missing:
             continue
         compared = rows.compare([rival], structured)
-        if theirs >= (1 - SAME) * own and not (compared.decided and compared.difference < 0):
+        if theirs >= (1 - SAME) * own and not (compared.beyond_noise and compared.difference < 0):
             verdict = REFUTED
         evidence += f"; unstructured at {number_text(rival['sparsity_pct'], 2)} % {number_text(theirs, 2)} times"
         evidence += f", {signed(compared.difference)} points of top-1 against it"

@@ -46,7 +46,7 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
         for method in CURVE_METHODS[1:]:
             if peer := rows.find(dataset, method):
                 compared = compare(pruned, peer, rows.all)
-                alike += [style.method(method).label] if not compared.decided else []
+                alike += [style.method(method).label] if not compared.beyond_noise else []
                 shown = phrase(compared, "layer-wise", "it")
                 work = value(peer[0], "effective_macs") / value(row, "effective_macs")
                 label = style.method(method).label.capitalize()
