@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from helpers import measurement
 from helpers.report import benchmarks, frontier, style
 from helpers.report.claims_accuracy import MAGNITUDE
-from helpers.report.evidence import Missing, Rows, timed_at_best
+from helpers.report.evidence import Missing, Rows
 from helpers.report.findings import Finding
 from helpers.report.frontier import CHEAP
 from helpers.report.tables import number_text
@@ -28,10 +28,10 @@ def answer(rows: Iterable[Mapping]) -> Finding | None:
         return None
     if not told:
         return None
+    dense = "with its batch norm folded" if frontier.dense_folded(known, known.datasets) else "as PyTorch runs it"
     return Finding(
         f"It does, in bytes and in time. {CHEAP[0].upper()}{CHEAP[1:]} against that control, {'; '.join(told)}.",
-        f"The time is a CPU's, zeros skipped by this report's kernel, the dense network {_dense_kernel(known)}."
-        f"{_stronger(known)}",
+        f"The time is a CPU's, zeros skipped by this report's kernel, the dense network {dense}.{_stronger(known)}",
     )
 
 
@@ -43,8 +43,3 @@ def _stronger(rows: Rows) -> str:
         return ""
     told = ", ".join(f"{number_text(ratio, 2)} times as fast as {words}" for words, ratio in left.items())
     return f" Against faster ways to run the dense network less is left: on CIFAR-10 layer-wise magnitude is {told}."
-
-
-def _dense_kernel(rows: Rows) -> str:
-    best = all(timed_at_best(rows.one(dataset, "dense")) for dataset in rows.datasets)
-    return "with its batch norm folded" if best else "as PyTorch runs it"

@@ -163,8 +163,8 @@ def ablations(all_rows: Sequence[dict]) -> Table | Markdown:
     return tables.table(
         frame,
         "What each part of the method is worth.",
-        note="Same budget of MACs and of fine-tuning. Networks of equal "
-        "widths do equal work: what their times differ by is noise.",
+        note="Same budget of MACs and of fine-tuning. Networks of equal widths do equal work: what their times differ "
+        "by is noise.",
     )
 
 

@@ -108,8 +108,8 @@ def _keeps_learnt(rows: Rows, dataset: str) -> Judgement:
             parts.append(f"against {name(method)} at those widths {brief(rows.compare(pruned, others))}")
     untested = (
         "Whether a training from scratch as long as both of the pruned network's together would do better is not tested, and "
+        "published for this method (Liu et al. 2019)"
     )
-    untested += "published for this method (Liu et al. 2019)"
     return Judgement(higher(compared), f"{'; '.join(parts)}. {untested}.")
 
 

@@ -147,13 +147,14 @@ def decisions(rows: Sequence[Mapping], dataset: str) -> Table | Markdown:
         f"are networks with at most its {epochs_text(control[0]['epochs'])} of fine-tuning. Chosen by their test accuracy, so "
         "the chosen one's is a little flattered. Unstructured networks are stored as a bitmask and run on the kernel that skips "
         "zeros; without it their times are those of the dense network, which was run "
-        f"{_dense_run(known, dataset)}. Networks of the compression curve have the time of their masks, taken before they were "
-        "fine-tuned.",
+        f"{'with its batch norm folded' if dense_folded(known, [dataset]) else 'as PyTorch does'}. Networks of the "
+        "compression curve have the time of their masks, taken before they were fine-tuned.",
     )
 
 
-def _dense_run(rows: Rows, dataset: str) -> str:
-    return "with its batch norm folded" if all(map(timed_at_best, rows.find(dataset, "dense"))) else "as PyTorch does"
+def dense_folded(rows: Rows, datasets: Sequence[str]) -> bool:
+    """Whether the dense networks that gains are told against were timed with their batch norm folded."""
+    return all(timed_at_best(row) for dataset in datasets for row in rows.find(dataset, "dense"))
 
 
 def _points(lost: Comparison) -> str:
