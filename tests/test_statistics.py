@@ -165,10 +165,20 @@ def test_nothing_is_decided_between_trainings_in_two_number_formats():
     assert unlike.beyond_noise and not unlike.decided and unlike.formats == ("float32", "bfloat16")
     assert "trained in float32 and bfloat16" in statistics.phrase(unlike, "A", "B")
     assert statistics.compare([better], [worse | {"train_dtype": None, "epochs": 0}]).decided  # an untrained one has no format
-    # over seeds both have to have the same formats
-    pairs = [[r | {"seed": 0}, r | {"seed": 1, "train_dtype": "float16"}] for r in (better, worse | {"train_dtype": "float32"})]
-    assert statistics.compare(*pairs).formats is None
-    assert statistics.compare(pairs[0], pairs[1][:1]).formats == ("float16/float32", "float32")
+
+
+def test_over_seeds_only_trainings_in_a_format_of_both_methods_are_compared():
+    rng = np.random.default_rng(3)
+    right = rng.random(10_000) < 0.9
+    better = row(right, seed=0, train_dtype="float32")
+    worse = row(right & (rng.random(10_000) < 0.95), seed=0, train_dtype="float32")
+    best = row(np.ones(10_000, bool), seed=1, train_dtype="bfloat16")
+    alone, both = statistics.compare([better], [worse]), statistics.compare([better, best], [worse])
+    assert both.difference == alone.difference and both.seeds == (1, 1) and both.formats is None
+    both = statistics.compare([better, best], [worse, best])
+    assert both.seeds == (2, 2) and both.difference == pytest.approx(alone.difference / 2)
+    unlike = statistics.compare([better, best], [worse | {"train_dtype": "float16"}])
+    assert unlike.formats == ("bfloat16/float32", "float16") and not unlike.decided
 
 
 def test_test_image_noise_is_not_seed_noise():

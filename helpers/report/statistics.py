@@ -192,9 +192,13 @@ def compare(a: Sequence[Row], b: Sequence[Row], rows: Sequence[Row] = (), *, tes
 
     Networks are paired by seed where both have it, and otherwise a's first with b's first. A row that was not trained
     (`epochs` 0 or missing) is a fixed network and brings no seed noise. The p-value is the largest over the pairs.
+    Rows of a number format that only one method was trained in are left out where there is a format of both.
     """
     if not a or not b:
         raise ValueError("a comparison takes at least one row of each method")
+    formats = [{row["train_dtype"] for row in group if row.get("train_dtype")} for group in (a, b)]
+    if both := set.intersection(*formats):
+        a, b = ([row for row in group if row.get("train_dtype") in both] for group in (a, b))
     by_seed_a, by_seed_b = ({row.get("seed"): row for row in group} for group in (a, b))
     shared = [seed for seed in by_seed_a if seed in by_seed_b]
     pairs = [(by_seed_a[s], by_seed_b[s]) for s in shared] or [(a[0], b[0])]
@@ -209,8 +213,7 @@ def compare(a: Sequence[Row], b: Sequence[Row], rows: Sequence[Row] = (), *, tes
     seeds = [noise.reach(alpha) / math.sqrt(len(group)) for noise, group in zip(noises, trained, strict=True)]
     reach = [math.hypot(limit - difference, *seeds) for limit in (images.low, images.high)]
     total = Interval(difference, difference - reach[0], difference + reach[1])
-    formats = tuple("/".join(sorted({row["train_dtype"] for row in group if row.get("train_dtype")})) for group in (a, b))
-    unlike = formats if all(formats) and formats[0] != formats[1] else None
+    unlike = tuple("/".join(sorted(names)) for names in formats) if all(formats) and not both else None
     return Comparison(images, total, max(mcnemar(x, y).p for x, y in pairs), (len(a), len(b)), alpha, unlike)
 
 
