@@ -160,9 +160,9 @@ def seed_noise(rows: Sequence[Row], dataset: str, from_initialization: bool, top
     """The standard deviation over seeds on a data set, of trainings that start from new weights or of those that do not.
 
     Pooled over all methods of that kind that have rows of several seeds: trainings from one trained network end closer
-    together than trainings from nothing, so one kind says nothing of the other. Where those give fewer than three
-    degrees of freedom, the published figure of CIFAR-10, scaled to the accuracy and the number of images at hand as a
-    binomial spread is.
+    together than trainings from nothing, so one kind says nothing of the other. What another number format adds to a
+    seed's difference counts as noise. Where there are fewer than three degrees of freedom, the published figure of
+    CIFAR-10, scaled to the accuracy and the number of images at hand as a binomial spread is.
     """
     groups = []
     alike = (r for r in rows if r.get("dataset") == dataset and r.get("epochs") and _is_new(r) == from_initialization)
@@ -192,7 +192,7 @@ def compare(a: Sequence[Row], b: Sequence[Row], rows: Sequence[Row] = (), *, tes
 
     Networks are paired by seed where both have it, and otherwise a's first with b's first. A row that was not trained
     (`epochs` 0 or missing) is a fixed network and brings no seed noise. The p-value is the largest over the pairs.
-    Rows of a number format that only one method was trained in are left out where there is a format of both.
+    Of trainings in several number formats, those in a format of both methods are compared, where there is one.
     """
     if not a or not b:
         raise ValueError("a comparison takes at least one row of each method")
@@ -253,9 +253,8 @@ def phrase(comparison: Comparison, a: str, b: str) -> str:
 
 
 def _group(row: Row) -> tuple:
-    return (row.get("method") or "", row.get("variant") or "", row.get("sparsity_pct") or 0.0, row.get("epochs") or 0)
+    return (row.get("method") or "", row.get("variant") or "", row.get("target_sparsity_pct") or 0.0, row.get("epochs") or 0)
 
 
 def _name(row: Row) -> str:
-    parts = (row.get("dataset"), row.get("method"), row.get("variant"))
-    return " ".join(str(part) for part in parts if part) or "without a name"
+    return " ".join(str(row[key]) for key in ("dataset", "method", "variant") if row.get(key)) or "without a name"
