@@ -97,8 +97,9 @@ def test_an_interrupted_scan_goes_on_behind_the_last_finished_layer(network, dig
     done.append("stopped")
     assert sensitivity.scan(network, digits, path=path, sparsities=sparsities, dtype=torch.float32) == unbroken
     assert done == [*unbroken.layers[:2], "stopped", *unbroken.layers[2:]]  # nothing twice
-    monkeypatch.setattr(scan, "_Reader", None)  # a whole scan is read without running the network
-    assert sensitivity.scan(network, digits, path=path, sparsities=sparsities, dtype=torch.float32) == unbroken
+    monkeypatch.setattr(scan, "_Reader", None)  # a whole scan is read without running the network, on any processor
+    for dtype in (torch.float32, torch.bfloat16):
+        assert sensitivity.scan(network, digits, path=path, sparsities=sparsities, dtype=dtype) == unbroken
 
 
 def test_progress_of_another_network_images_or_sparsities_is_not_used(network, digits, tmp_path, monkeypatch):

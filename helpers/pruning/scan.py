@@ -74,8 +74,8 @@ def scan(
     64 channels in bfloat16). Where `dtype` is not float32, an image whose two largest logits lie closer than rounding
     can move them is run again, whole, in float32.
 
-    With a `path` each finished layer is stored there, and a scan that was stopped goes on behind the last one; what
-    another network, other images or other sparsities left there is not used.
+    With a `path` each finished layer is stored there, and a scan that was stopped goes on behind the last one, in whatever
+    format it was begun; what another network, other images or other sparsities left there is not used.
 
     Raises ValueError for no sparsities, one outside [0, 1), or no images.
     """
@@ -83,7 +83,7 @@ def scan(
         raise ValueError("a scan needs at least one sparsity and one image")
     device = next(network.parameters()).device
     dtype = dtype or machine.fast_dtype(device)
-    key = _fingerprint(network, split, sparsities, dtype)
+    key = _fingerprint(network, split, sparsities)
     names = list(models.weight_layers(network))
     rows, baseline = _stored(path, key)
     if baseline is not None and len(rows) == len(names):
@@ -206,7 +206,7 @@ def _stored(path: Path | None, key: str) -> tuple[list[list[float]], float | Non
     return list(payload["top1_pct"]), payload.get("baseline_top1_pct")
 
 
-def _fingerprint(network: models.VGG, split: data.Split, sparsities: Sequence[float], dtype: torch.dtype) -> str:
-    """SHA-256 of all that the figures depend on."""
-    made_with = {"architecture": repr(network.architecture()), "sparsities": repr(tuple(sparsities)), "dtype": str(dtype)}
+def _fingerprint(network: models.VGG, split: data.Split, sparsities: Sequence[float]) -> str:
+    """SHA-256 of all that the figures depend on: not of the number format, in which they are those of float32."""
+    made_with = {"architecture": repr(network.architecture()), "sparsities": repr(tuple(sparsities))}
     return files.digest_of({**network.state_dict(), "images": split.images, "labels": split.labels}, made_with)
