@@ -1,8 +1,8 @@
 from IPython.display import Markdown
-from synthetic import made
+from synthetic import correct_bits, made
 
 from helpers import plan, settings
-from helpers.report import analysis, evidence, expected, frontier, initialization, recipes
+from helpers.report import analysis, evidence, expected, frontier, initialization, magnitude, readme, recipes
 from helpers.report.plots import analysis as plots
 from helpers.report.plots.overview import overview
 from helpers.report.style import Figure
@@ -32,6 +32,23 @@ def test_the_grand_table_has_a_line_for_every_method_and_the_write_up_beside_it(
     assert "82.92" in accuracy and "34.33" in size and "457.4" in time  # the write-up's baseline, file and memory
     empty = analysis.grand([], "cifar100")[0]._repr_html_()
     assert "63.57" in empty and "no row yet" in empty
+
+
+def test_a_method_of_two_seeds_has_one_accuracy_wherever_it_is_shown():
+    rows = made({("layerwise_magnitude", ""): {"pruned_top1_pct": 30.0}})
+    first = evidence.Rows(rows).one("cifar10", "layerwise_magnitude")
+    again = first | {"seed": 1, "top1_pct": first["top1_pct"] + 0.5, "latency_ms": None, "sparse_latency_batch128_ms": None}
+    rows.insert(0, again | {"correct": correct_bits(again["top1_pct"], 99)})
+    whole = [row | {"sparsity_pct": row["sparsity_pct"] or 0.0} for row in rows]
+    line = next(line for line in readme.table(whole).splitlines() if line.startswith("| CIFAR-10 | layer-wise"))
+    assert "| 4 | 2 | **92.85** |" in line and "2.54" in line  # (92.6 + 93.1) / 2, and the time of the seed that was timed
+    assert "92.85" in analysis.grand(rows, "cifar10")[0].html
+    table = magnitude.against_write_up(rows).html
+    assert "92.85" in table and "means over seeds for layer-wise magnitude on CIFAR-10 (2)" in table
+    seen = magnitude.against_seen(rows).data
+    assert "92.85 % after 4 epochs of fine-tuning, the mean of 2 seeds" in seen and "of +0.15 points" in seen
+    assert "+0.15 (" in frontier.decisions(rows, "cifar10").html  # against 92.7
+    assert "correct" not in evidence.Rows(rows).shown("cifar10", "layerwise_magnitude")  # no network got the mean right
 
 
 def test_expected_is_arithmetic_and_observed_is_a_ratio_to_the_own_dense_network():

@@ -3,7 +3,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from helpers import results
-from helpers.report import statistics
+from helpers.report import sentences, statistics
 
 
 def row(correct, method="m", **columns):
@@ -149,12 +149,12 @@ def test_a_large_difference_is_one_and_a_small_one_is_undecided():
     base = bits(0.90)
     large = statistics.compare([row(flipped(base, 300, 100))], [row(base)])
     assert large.decided and large.difference == pytest.approx(2)
-    assert statistics.phrase(large, "A", "B").startswith("A is 2.00 points above B")
-    assert statistics.phrase(statistics.compare([row(base)], [row(flipped(base, 300, 100))]), "B", "A").startswith(
+    assert sentences.phrase(large, "A", "B").startswith("A is 2.00 points above B")
+    assert sentences.phrase(statistics.compare([row(base)], [row(flipped(base, 300, 100))]), "B", "A").startswith(
         "B is 2.00 points below A"
     )
     small = statistics.compare([row(flipped(base, 110, 100))], [row(base)])
-    assert not small.decided and statistics.phrase(small, "A", "B").startswith("undecided between A and B")
+    assert not small.decided and sentences.phrase(small, "A", "B").startswith("undecided between A and B")
 
 
 def test_nothing_is_decided_between_trainings_in_two_number_formats():
@@ -164,7 +164,7 @@ def test_nothing_is_decided_between_trainings_in_two_number_formats():
     assert statistics.compare([better], [worse | {"train_dtype": "float32"}]).decided
     unlike = statistics.compare([better], [worse])
     assert unlike.beyond_noise and not unlike.decided and unlike.formats == ("float32", "bfloat16")
-    assert "trained in float32 and bfloat16" in statistics.phrase(unlike, "A", "B")
+    assert "trained in float32 and bfloat16" in sentences.phrase(unlike, "A", "B")
     assert statistics.compare([better], [worse | {"train_dtype": None, "epochs": 0}]).decided  # an untrained one has no format
 
 
@@ -176,8 +176,9 @@ def test_over_seeds_only_trainings_in_a_format_of_both_methods_are_compared():
     best = row(np.ones(10_000, bool), seed=1, train_dtype="bfloat16")
     alone, both = statistics.compare([better], [worse]), statistics.compare([better, best], [worse])
     assert both.difference == alone.difference and both.seeds == (1, 1) and both.formats is None
+    assert both.left_out == 1 and "1 training in another number format left out" in sentences.phrase(both, "A", "B")
     both = statistics.compare([better, best], [worse, best])
-    assert both.seeds == (2, 2) and both.difference == pytest.approx(alone.difference / 2)
+    assert both.seeds == (2, 2) and not both.left_out and both.difference == pytest.approx(alone.difference / 2)
     unlike = statistics.compare([better, best], [worse | {"train_dtype": "float16"}])
     assert unlike.formats == ("bfloat16/float32", "float16") and not unlike.decided
 

@@ -7,7 +7,7 @@ from IPython.display import Markdown
 
 from helpers import budget, results
 from helpers.report import assignment, claims, style, tables
-from helpers.report.evidence import STRUCTURED, TIMES, Rows, name
+from helpers.report.evidence import STRUCTURED, TIMES, Rows, name, over_seeds
 from helpers.report.statistics import seed_noise, wilson
 from helpers.report.tables import Table, number_text
 
@@ -109,12 +109,7 @@ def _cell(rows: list[Mapping], column: str) -> float | int | str | None:
         return f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}"
     if column == "Seeds":
         return len(rows)
-    return average(rows, column) if column in ("top1_pct", "top5_pct") else rows[0].get(column)
-
-
-def average(rows: list[Mapping], column: str) -> float | None:
-    values = [row[column] for row in rows if row.get(column) is not None]
-    return sum(values) / len(values) if values else None
+    return over_seeds(rows).get(column)
 
 
 def missing_rows(rows: Sequence[Mapping], planned: Sequence) -> Markdown:

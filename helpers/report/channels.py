@@ -9,8 +9,8 @@ from IPython.display import Markdown
 from helpers import models
 from helpers.report import assignment, style, tables, write_up
 from helpers.report.evidence import Missing, Rows, value
-from helpers.report.sentences import absent, epochs_text, layer_labels, told
-from helpers.report.statistics import phrase, signed
+from helpers.report.sentences import absent, epochs_text, layer_labels, phrase, seeds_text, told
+from helpers.report.statistics import signed
 from helpers.report.tables import Table
 
 MAIN, SCRATCH = "lasso_channels", "lasso_channels_from_scratch"
@@ -117,10 +117,10 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
     rows = Rows(all_rows)
 
     def tell(dataset: str) -> list[str]:
-        pruned, row = rows.seeds(dataset, MAIN), rows.one(dataset, MAIN)
+        pruned, row = rows.seeds(dataset, MAIN), rows.shown(dataset, MAIN)
         said = [
             f"On {style.dataset(dataset)}, at {row['macs'] / 1e6:.2f} M MACs: {value(row, 'pruned_top1_pct'):.2f} % right after "
-            f"pruning, {row['top1_pct']:.2f} % after {row['epochs']} epochs of fine-tuning."
+            f"pruning, {row['top1_pct']:.2f} % after {row['epochs']} epochs of fine-tuning{seeds_text(row['seeds'])}."
         ]
         if (theirs := assignment.reported(dataset, MAIN, "top1_pct")) is not None:
             said.append(
@@ -153,7 +153,7 @@ def ablations(all_rows: Sequence[dict]) -> Table | Markdown:
     rows, lines = Rows(all_rows), {}
     for dataset in rows.datasets:
         for variant, label in ABLATIONS.items():
-            for row in rows.find(dataset, MAIN, variant)[:1]:
+            if row := rows.shown(dataset, MAIN, variant):
                 lines[dataset, label] = row
     if len(lines) <= len(rows.datasets):
         return absent("the ablations")
@@ -173,11 +173,11 @@ def ablations_seen(all_rows: Sequence[dict]) -> Markdown:
     rows = Rows(all_rows)
 
     def tell(dataset: str) -> list[str]:
-        main, said = rows.one(dataset, MAIN), []
+        main, shown, said = rows.seeds(dataset, MAIN), rows.shown(dataset, MAIN), []
         for variant, label in ABLATIONS.items():
             if variant and (found := rows.find(dataset, MAIN, variant)):
-                first = signed(found[0]["pruned_top1_pct"] - main["pruned_top1_pct"])
-                compared = rows.compare(found, [main])
+                first = signed(found[0]["pruned_top1_pct"] - shown["pruned_top1_pct"])
+                compared = rows.compare(found, main)
                 word = "" if compared.beyond_noise else ", inside the noise"
                 word += f", trained in {' and '.join(compared.formats)}" if compared.formats else ""
                 said.append(
@@ -185,13 +185,13 @@ def ablations_seen(all_rows: Sequence[dict]) -> Markdown:
                 )
         if not said:
             raise Missing(f"no ablation on {style.dataset(dataset)}")
-        alike = [v for v in ABLATIONS if v and (f := rows.find(dataset, MAIN, v)) and not rows.compare(f, [main]).beyond_noise]
+        alike = [v for v in ABLATIONS if v and (f := rows.find(dataset, MAIN, v)) and not rows.compare(f, main).beyond_noise]
         if alike:
             listed = ", ".join(ABLATIONS[variant] for variant in alike)
             said.append(
                 f"After fine-tuning nothing shows, beyond the noise, of: {listed}. What they change, training makes up for."
             )
-        twins = rows.equal_work(main, "latency_batch128_ms")
+        twins = rows.equal_work(shown, "latency_batch128_ms")
         if twins and (odd := rows.find(dataset, MAIN, "unrounded")) and odd[0].get("latency_batch128_ms"):
             ratio = odd[0]["latency_batch128_ms"] / np.median(twins)
             said.append(

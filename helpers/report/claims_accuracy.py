@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from helpers.report import assignment, style
 from helpers.report.evidence import ABSOLUTE, GRASP, Missing, Rows, mean, name, value
+from helpers.report.sentences import without
 from helpers.report.statistics import Comparison, p_text, signed
 from helpers.report.tables import number_text
 from helpers.report.verdicts import REFUTED, SUPPORTED, UNDECIDED, Claim, Judgement
@@ -20,7 +21,7 @@ def brief(compared: Comparison) -> str:
     """A difference as short as it can honestly be."""
     interval = f"{signed(compared.total.low)} to {signed(compared.total.high)}"
     trained = f"; trained in {' and '.join(compared.formats)}" if compared.formats else ""
-    return f"{signed(compared.difference)} points ({interval}, {p_text(compared.p)}{trained})"
+    return f"{signed(compared.difference)} points ({interval}, {p_text(compared.p)}{trained}{without(compared)})"
 
 
 def top1(rows: Sequence[Mapping]) -> str:

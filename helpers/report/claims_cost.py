@@ -107,12 +107,13 @@ def _channels_faster(rows: Rows, dataset: str) -> Judgement:
     own = rows.gain(structured[0], "latency")
     evidence = f"{name(STRUCTURED)} runs {number_text(own, 2)} times as fast as dense at batch 128"
     verdict = SUPPORTED
-    for rival in (*rows.find(dataset, UNSTRUCTURED[0])[:1], *rows.find(dataset, UNSTRUCTURED[0], "curve_finetuned")):
+    main = rows.shown(dataset, UNSTRUCTURED[0])
+    for rival in (*([main] if main else ()), *rows.find(dataset, UNSTRUCTURED[0], "curve_finetuned")):
         try:
             theirs = rows.gain(rival, "latency")
         except Missing:
             continue
-        compared = rows.compare([rival], structured)
+        compared = rows.compare(rows.trainings(rival), structured)
         if theirs >= (1 - SAME) * own and not (compared.beyond_noise and compared.difference < 0):
             verdict = REFUTED
         evidence += f"; unstructured at {number_text(rival['sparsity_pct'], 2)} % {number_text(theirs, 2)} times"

@@ -67,17 +67,18 @@ def _gradient_flow(rows: Rows, dataset: str) -> Judgement:
         raise Missing(
             f"gradient norms of at least three methods on {style.dataset(dataset)}, of which fewer have a row that holds them"
         )
+    accuracies = {method: mean(rows.seeds(dataset, method), "top1_pct") for method in norms}
     counter = []
     for a in (method for method, (before, after) in found.items() if after >= GOOD * before):
         for b in norms:
-            if norms[a] > 1.1 * norms[b] and rows.one(dataset, a)["top1_pct"] < rows.one(dataset, b)["top1_pct"]:
+            if norms[a] > 1.1 * norms[b] and accuracies[a] < accuracies[b]:
                 compared = rows.compare(rows.seeds(dataset, a), rows.seeds(dataset, b))
                 if compared.decided:
                     counter.append(
                         (norms[a] / norms[b], f"{name(a)} against {name(b)}, {{:.1f}} times the norm: {brief(compared)}")
                     )
-    accuracies = [mean(rows.seeds(dataset, method), "top1_pct") for method in norms]
-    rank = stats.spearmanr(list(norms.values()), accuracies).statistic if np.ptp(accuracies) else 0.0
+    reached = list(accuracies.values())
+    rank = stats.spearmanr(list(norms.values()), reached).statistic if np.ptp(reached) else 0.0
     evidence = f"Rank correlation of gradient norm after pruning and accuracy over {len(norms)} methods: {signed(float(rank))}"
     if counter:
         ratio, text = max(counter)

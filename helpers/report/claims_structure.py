@@ -35,7 +35,7 @@ def _blunter(kind: str):
         for cheaper, dearer in pairs:
             compared = rows.compare(cheaper, dearer, tests=len(pairs))
             if higher(compared) == SUPPORTED:
-                sides = (f"{_at(n[0], costs[id(n[0])], kind)}" for n in (cheaper, dearer))
+                sides = (f"{_at(n, costs[id(n[0])], kind)}" for n in (cheaper, dearer))
                 wins[cheaper[0]["method"]].append((compared.difference, f"{' against '.join(sides)}: {brief(compared)}"))
         verdict = UNDECIDED
         if bool(wins[MAGNITUDE]) != bool(wins[STRUCTURED]):
@@ -75,12 +75,12 @@ def _costs(rows: Rows, chosen: Sequence[Mapping], kind: str) -> dict[int, float]
     return found
 
 
-def _at(row: Mapping, spent: float, kind: str) -> str:
+def _at(rows: Sequence[Mapping], spent: float, kind: str) -> str:
     """A network with its cost and training: "layer-wise magnitude with 3.00 M weights after 4 epochs, 92.41 %"."""
     units = {"parameters": (1e-6, " M weights"), "MACs": (1e-6, " M MACs"), "bytes": (1, " MiB"), "latency": (1, " ms")}
     scale, unit = units[kind]
-    trained = f"after {epochs_text(row['epochs'])}, {number_text(row['top1_pct'], 2)} %"
-    return f"{name(row['method'])} with {number_text(spent * scale, 2)}{unit} {trained}"
+    trained = f"after {epochs_text(rows[0]['epochs'])}, {top1(rows)}"
+    return f"{name(rows[0]['method'])} with {number_text(spent * scale, 2)}{unit} {trained}"
 
 
 def _harder_when_finer(rows: Rows, dataset: str) -> Judgement:

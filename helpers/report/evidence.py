@@ -24,6 +24,7 @@ BESIDE = {  # method → variants that stand beside its main row, and what the p
     CONTROL: {FLOAT32: "dense, from scratch, float32"},
 }
 COSTS = ("parameters", "MACs", "bytes", "latency")
+ACCURACIES = ("top1_pct", "top5_pct", "val_top1_pct", "pruned_top1_pct")
 SHAPE = ("dataset", "params", "macs")  # equal in networks of equal widths
 TIMES = {"latency": "latency_batch128_ms", "single": "latency_ms"}  # at batch 128, at batch 1
 
@@ -41,9 +42,9 @@ class Rows:
         self.datasets = [name for name in style.DATASETS if name in found] + sorted(found - set(style.DATASETS))
 
     def find(self, dataset: str, method: str, variant: str = "") -> list[Mapping]:
-        """All rows of a method's variant, by sparsity and seed; empty when there is none."""
+        """All rows of a method's variant, by target sparsity and seed; empty when there is none."""
         rows = [r for r in self.all if (r["dataset"], r["method"], r.get("variant") or "") == (dataset, method, variant)]
-        return sorted(rows, key=lambda r: (r.get("sparsity_pct") or 0, r.get("seed") or 0))
+        return sorted(rows, key=lambda r: (r.get("target_sparsity_pct") or 0, r.get("seed") or 0))
 
     def seeds(self, dataset: str, method: str, variant: str = "") -> list[Mapping]:
         """The rows of a method's variant over seeds, at least one."""
@@ -51,7 +52,17 @@ class Rows:
         if not rows:
             what = name(method) + (f" ({variant})" if variant else "")
             raise Missing(f"no row of {what} on {style.dataset(dataset)}")
-        return [row for row in rows if row.get("target_sparsity_pct") == rows[0].get("target_sparsity_pct")]
+        return self.trainings(rows[0])
+
+    def trainings(self, row: Mapping) -> list[Mapping]:
+        """The rows over seeds of the network that `row` is, or that it shows the figures of."""
+        rows = self.find(row["dataset"], row["method"], row.get("variant") or "")
+        return [other for other in rows if other.get("target_sparsity_pct") == row.get("target_sparsity_pct")]
+
+    def shown(self, dataset: str, method: str, variant: str = "") -> Mapping:
+        """A method's figures, `over_seeds`; empty when it has no row."""
+        found = self.find(dataset, method, variant)
+        return over_seeds(self.trainings(found[0])) if found else {}
 
     def one(self, dataset: str, method: str, variant: str = "") -> Mapping:
         """The row of the first seed."""
@@ -180,6 +191,16 @@ def value(row: Mapping, column: str) -> float:
         what = tables.HEADINGS[column][0] if column in tables.HEADINGS else column
         raise Missing(f"{what} of {name(row['method'])} on {style.dataset(row['dataset'])}: {reason}")
     return row[column]
+
+
+def over_seeds(rows: Sequence[Mapping]) -> Mapping:
+    """What is shown of a method: accuracies as means over its seeds, everything else of the first.
+
+    Which images were right is left out: no network got the mean right.
+    """
+    found = {column: [row[column] for row in rows if row.get(column) is not None] for column in ACCURACIES}
+    means = {column: sum(values) / len(values) for column, values in found.items() if values}
+    return {key: entry for key, entry in rows[0].items() if key != "correct"} | means | {"seeds": len(rows)}
 
 
 def mean(rows: list[Mapping], column: str) -> float:

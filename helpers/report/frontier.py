@@ -12,7 +12,7 @@ from helpers.report import style, tables
 from helpers.report.claims_accuracy import MAGNITUDE
 from helpers.report.evidence import STRUCTURED, Missing, Rows, mean, name, timed_at_best
 from helpers.report.sentences import absent, epochs_text
-from helpers.report.statistics import Comparison, compare, signed
+from helpers.report.statistics import Comparison, signed
 from helpers.report.tables import Table, number_text
 
 SAFE = 1.0  # points that the decision table's first choice loses at most, by the lower end of its interval
@@ -20,11 +20,11 @@ COSTLY = 2.0  # points that its second choice may lose
 
 
 def candidates(rows: Rows, dataset: str) -> list[Mapping]:
-    """Networks a practitioner could use: each method's first seed, and the trained points of the two curves."""
-    chosen = [row for method in results.METHODS for row in rows.find(dataset, method)[:1]]
+    """Networks a practitioner could use: each method's figures over its seeds, and the trained points of the two curves."""
+    chosen = [row for method in results.METHODS if (row := rows.shown(dataset, method))]
     chosen += rows.find(dataset, MAGNITUDE, "curve_finetuned")
     variants = (v for v in MACS_CURVE if v != SHORTER)  # the main row is that network, trained longer
-    return chosen + [row for variant in variants for row in rows.find(dataset, STRUCTURED, variant)[:1]]
+    return chosen + [row for variant in variants if (row := rows.shown(dataset, STRUCTURED, variant))]
 
 
 def points(rows: Rows, networks: Sequence[Mapping], kind: str) -> list[tuple[float, Mapping]]:
@@ -103,15 +103,15 @@ def choices(rows: Rows, dataset: str, kind: str) -> dict[str, Choice | None]:
     pruning's.
     """
     control = rows.seeds(dataset, "dense_finetuned")
-    networks = (*candidates(rows, dataset), *rows.find(dataset, STRUCTURED, SHORTER)[:1])
-    offered = [row for row in networks if row["epochs"] <= control[0]["epochs"]]
+    networks = (*candidates(rows, dataset), rows.shown(dataset, STRUCTURED, SHORTER))
+    offered = [row for row in networks if row and row["epochs"] <= control[0]["epochs"]]
     costs = points(rows, offered, kind)
     base = next((spent for spent, row in costs if row["method"] == "dense"), 0)
     found: dict[str, Choice | None] = {CHEAP: None, CHEAPER: None}
     for spent, row in sorted(costs, key=lambda point: (-point[0], point[1]["top1_pct"])):
         if spent >= base or row["method"] in ("dense", "dense_finetuned"):
             continue
-        choice = Choice(row, base / spent, compare([row], control, rows.all))
+        choice = Choice(row, base / spent, rows.compare(rows.trainings(row), control))
         if choice.lost.total.low >= -SAFE:
             found[CHEAP] = choice
         if choice.lost.difference >= -COSTLY:

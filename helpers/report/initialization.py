@@ -6,10 +6,10 @@ import pandas as pd
 from IPython.display import Markdown
 
 from helpers.report import saliency, style, tables
-from helpers.report.analysis import NOT_YET, average
+from helpers.report.analysis import NOT_YET
 from helpers.report.claims_accuracy import MAGNITUDE, brief
 from helpers.report.claims_initialization import rewound_rows
-from helpers.report.evidence import CONTROL, INIT_METHODS, Missing, Rows, name, value
+from helpers.report.evidence import CONTROL, INIT_METHODS, Missing, Rows, mean, name, value
 from helpers.report.sentences import absent
 from helpers.report.statistics import wilson
 from helpers.report.tables import Table, number_text
@@ -20,13 +20,14 @@ def initialization(rows: Sequence[Mapping], dataset: str) -> Table:
     known, lines, reasons = Rows(rows), {}, {}
     for kind, variant in ((m, v) for m in (CONTROL, *INIT_METHODS) for v in known.variants(m)):
         found = known.find(dataset, kind, variant)
+        shown = known.shown(dataset, kind, variant)
         method = name(kind, variant) if variant else kind
-        norms = (found[0].get("gradient_norm") or {}) if found else {}
+        norms = shown.get("gradient_norm") or {}
         lines[method] = {
-            "top1_pct": average(found, "top1_pct"),
+            "top1_pct": shown.get("top1_pct"),
             "Against dense": _against_dense(known, dataset, found) if kind != CONTROL else None,
-            "sparsity_pct": found[0].get("sparsity_pct") if found else None,
-            "effective_macs": found[0].get("effective_macs") if found else None,
+            "sparsity_pct": shown.get("sparsity_pct"),
+            "effective_macs": shown.get("effective_macs"),
             "Gradient before": norms.get("before"),
             "Gradient after": norms.get("after"),
         }
@@ -98,7 +99,7 @@ def ticket(rows: Sequence[Mapping], dataset: str) -> Table | Markdown:
             found = _network(known, dataset, key)
             bounds = wilson(found[0])
             interval = f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}"
-            lines[label] = {"top1_pct": average(found, "top1_pct"), "95 %": interval, "epochs": found[0]["epochs"]}
+            lines[label] = {"top1_pct": mean(found, "top1_pct"), "95 %": interval, "epochs": found[0]["epochs"]}
         except Missing as missing:
             lines[label] = {"top1_pct": None, "95 %": None, "epochs": None}
             reasons |= {(label, column): str(missing) for column in lines[label]}

@@ -9,8 +9,8 @@ from helpers.report import assignment, style, write_up
 from helpers.report.claims_accuracy import WRONG
 from helpers.report.evidence import Missing, Rows, value
 from helpers.report.sensitivity import CURVE_METHODS, MAIN
-from helpers.report.sentences import epochs_text, told
-from helpers.report.statistics import compare, phrase, signed
+from helpers.report.sentences import epochs_text, phrase, seeds_text, told
+from helpers.report.statistics import compare, signed
 from helpers.report.tables import Table
 
 SHOWN = ("sparsity_pct", "pruned_top1_pct", "top1_pct", "top5_pct", "size_dense_mib", "size_coo_mib", "size_bitmask_mib", "macs")
@@ -35,10 +35,10 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
     rows = Rows(all_rows)
 
     def tell(dataset: str) -> list[str]:
-        pruned, row = rows.seeds(dataset, MAIN), rows.one(dataset, MAIN)
+        pruned, row = rows.seeds(dataset, MAIN), rows.shown(dataset, MAIN)
         said = [
             f"On {style.dataset(dataset)}, {row['sparsity_pct']:.2f} % sparse: {value(row, 'pruned_top1_pct'):.2f} % right after "
-            f"pruning, {row['top1_pct']:.2f} % after {epochs_text(row['epochs'])} of fine-tuning."
+            f"pruning, {row['top1_pct']:.2f} % after {epochs_text(row['epochs'])} of fine-tuning{seeds_text(row['seeds'])}."
         ]
         if control := rows.find(dataset, "dense_finetuned"):
             said.append(f"Against the control with the same budget: {phrase(rows.compare(pruned, control), 'pruned', 'dense')}.")
@@ -78,20 +78,19 @@ class Pair:
 
 def control_pairs(rows: Rows, dataset: str) -> list[Pair]:
     """Everything that gains by fine-tuning, pruned or not, and the write-up's pair."""
-    pairs, own = [], rows.find(dataset, "dense")
-    for row in rows.find(dataset, MAIN)[:1]:
-        if row["pruned_top1_pct"] is not None:
-            pairs.append(Pair(f"pruned {row['sparsity_pct']:.2f} %", MAIN, row["pruned_top1_pct"], row["top1_pct"]))
+    pairs, own, row = [], rows.find(dataset, "dense"), rows.shown(dataset, MAIN)
+    if row and row["pruned_top1_pct"] is not None:
+        pairs.append(Pair(f"pruned {row['sparsity_pct']:.2f} %", MAIN, row["pruned_top1_pct"], row["top1_pct"]))
     for suffix, label in {
         "": "dense, its own normalisation",
         **{f"normalization={n}": f"dense, {t}" for n, t in WRONG.items()},
     }.items():
-        before, after = rows.find(dataset, "dense", suffix), rows.find(dataset, "dense_finetuned", suffix)
+        before, after = rows.find(dataset, "dense", suffix), rows.shown(dataset, "dense_finetuned", suffix)
         if suffix and before and own and before[0].get("correct") == own[0].get("correct"):
             continue  # the normalisation called wrong is this network's own
-        start = before[0]["top1_pct"] if before else after[0]["pruned_top1_pct"] if after else None
+        start = before[0]["top1_pct"] if before else after["pruned_top1_pct"] if after else None
         if start is not None:
-            pairs.append(Pair(label, "dense_finetuned", start, after[0]["top1_pct"] if after else None))
+            pairs.append(Pair(label, "dense_finetuned", start, after["top1_pct"] if after else None))
     theirs = [assignment.reported(dataset, method, "top1_pct") for method in ("dense", MAIN)]
     if None not in theirs:
         pairs.append(Pair("write-up: baseline → pruned", MAIN, *theirs, ours=False))

@@ -25,13 +25,13 @@ METHODS = (
 )
 COLUMNS = (
     *("data set", "network", "sparsity %", "file MiB", "MACs M", "effective MACs M", "times as fast"),
-    *("epochs", "top-1 %", "write-up's top-1 %"),
+    *("epochs", "seeds", "top-1 %", "write-up's top-1 %"),
 )
 MISSING = "–"
 
 
 def table(rows: Sequence[dict]) -> str:
-    """Rows of the first seed of every data set as Markdown, the write-up's top-1 beside ours."""
+    """Every data set's methods as Markdown, the write-up's top-1 beside ours."""
     known, lines = Rows(rows), [f"| {' | '.join(COLUMNS)} |", f"| --- | --- |{' ---: |' * (len(COLUMNS) - 2)}"]
     for dataset in known.datasets:
         for method in METHODS:
@@ -44,8 +44,8 @@ def _cells(rows: Rows, dataset: str, method: str, variant: str) -> list[str]:
     theirs = None if variant else assignment.reported(dataset, method, "top1_pct")
     first = [style.dataset(dataset), name(method, variant)]
     last = f"{theirs:.2f}" if theirs is not None else MISSING
-    row = next(iter(rows.find(dataset, method, variant)), None)
-    if row is None:
+    row = rows.shown(dataset, method, variant)
+    if not row:
         return [*first, *[MISSING] * (len(COLUMNS) - 4), "not computed yet", last]
     return [
         *first,
@@ -55,6 +55,7 @@ def _cells(rows: Rows, dataset: str, method: str, variant: str) -> list[str]:
         f"{row['effective_macs'] / 1e6:.1f}",
         _times_as_fast(rows, row),
         f"{row['epochs']}",
+        f"{row['seeds']}",
         f"**{row['top1_pct']:.2f}**",
         last,
     ]

@@ -7,9 +7,9 @@ from IPython.display import Markdown
 
 from helpers.plan import FLOAT32
 from helpers.report import assignment, style, tables, write_up
-from helpers.report.evidence import CONTROL, INIT_METHODS, Missing, Rows, name, value
-from helpers.report.sentences import absent, layer_labels, told
-from helpers.report.statistics import phrase, signed, wilson
+from helpers.report.evidence import CONTROL, INIT_METHODS, Missing, Rows, mean, name, value
+from helpers.report.sentences import absent, layer_labels, phrase, told
+from helpers.report.statistics import signed, wilson
 from helpers.report.tables import Table, number_text
 
 MAIN = "grasp_iterative"
@@ -46,7 +46,8 @@ def one_budget(all_rows: Sequence[dict], dataset: str) -> Table | Markdown:
         found = rows.find(dataset, method, variant)
         label = called(method, variant)
         bounds = wilson(found[0]) if found and found[0].get("correct") else None
-        lines[label] = {column: found[0].get(column) if found else None for column in COLUMNS} | {
+        figures = rows.shown(dataset, method, variant)
+        lines[label] = {column: figures.get(column) for column in COLUMNS} | {
             "95 %": f"{number_text(bounds.low, 1)} to {number_text(bounds.high, 1)}" if bounds else None,
             PUBLISHED: None if variant else _published(dataset, method),
         }
@@ -104,14 +105,14 @@ def against_seen(all_rows: Sequence[dict]) -> Markdown:
 
     def tell(dataset: str) -> list[str]:
         pruned = rows.seeds(dataset, MAIN)
-        text = f"On {style.dataset(dataset)} iterative GraSP ends at {value(pruned[0], 'top1_pct'):.2f} % top-1"
+        text = f"On {style.dataset(dataset)} iterative GraSP ends at {mean(pruned, 'top1_pct'):.2f} % top-1"
         theirs = assignment.reported(dataset, MAIN, "top1_pct")
-        text += f", {signed(pruned[0]['top1_pct'] - theirs)} points from the write-up's {theirs:.2f} %." if theirs else "."
+        text += f", {signed(mean(pruned, 'top1_pct') - theirs)} points from the write-up's {theirs:.2f} %." if theirs else "."
         peers = {method: peer for method in (CONTROL, "random") if (peer := rows.find(dataset, method))}
         said = [text, *(f"Against {name(m)}: {_compared(rows, pruned, peer)}." for m, peer in peers.items())]
         for score, other in _one_score(rows, dataset).items():
             against = "; ".join(_compared(rows, other, peer) for peer in peers.values())
-            said.append(f"With the {score} it ends at {other[0]['top1_pct']:.2f} %: {against}.")
+            said.append(f"With the {score} it ends at {mean(other, 'top1_pct'):.2f} %: {against}.")
         return said
 
     return told(rows, tell)
@@ -138,7 +139,7 @@ def curves_seen(all_rows: Sequence[dict]) -> Markdown:
         for score, other in _one_score(rows, dataset).items():
             shown = rows.compare(other, rows.seeds(dataset, MAIN))
             text += (
-                f"With the {score} the test accuracy is {other[0]['top1_pct']:.2f} %: "
+                f"With the {score} the test accuracy is {mean(other, 'top1_pct'):.2f} %: "
                 f"{phrase(shown, 'this', 'the sign at the first stage alone')}. "
             )
         return text.strip()
@@ -152,7 +153,7 @@ def control_seen(all_rows: Sequence[dict]) -> Markdown:
 
     def tell(dataset: str) -> list[str]:
         control = rows.seeds(dataset, CONTROL)
-        said = [f"On {style.dataset(dataset)} the dense control ends at {value(control[0], 'top1_pct'):.2f} % top-1"]
+        said = [f"On {style.dataset(dataset)} the dense control ends at {mean(control, 'top1_pct'):.2f} % top-1"]
         if trained := rows.find(dataset, "dense"):
             said[0] += f" after {control[0]['epochs']} epochs, where a trained network has {value(trained[0], 'top1_pct'):.2f} %"
         pruned = {m: found for m in INIT_METHODS if (found := rows.find(dataset, m))}
@@ -196,7 +197,7 @@ def _places(rows: Rows, dataset: str) -> list[str]:
     if main and other and (compared := rows.compare(main, other)).formats:
         side = "outside" if compared.beyond_noise else "inside"
         said.append(
-            f"What the format is worth: the dense control in {other[0]['train_dtype']} ends at {other[0]['top1_pct']:.2f} %, "
+            f"What the format is worth: the dense control in {other[0]['train_dtype']} ends at {mean(other, 'top1_pct'):.2f} %, "
             f"{signed(-compared.difference)} points from that in {main[0]['train_dtype']}, {side} the noise."
         )
     return said
@@ -219,7 +220,7 @@ def snip_answer(all_rows: Sequence[dict]) -> Markdown:
 
     def tell(dataset: str) -> list[str]:
         snip = rows.seeds(dataset, "snip")
-        said = [f"On {style.dataset(dataset)} SNIP ends at {value(snip[0], 'top1_pct'):.2f} % top-1."]
+        said = [f"On {style.dataset(dataset)} SNIP ends at {mean(snip, 'top1_pct'):.2f} % top-1."]
         for method in (MAIN, "grasp"):
             if not (other := rows.find(dataset, method)):
                 said.append(f"{name(method)} has no row yet.")

@@ -7,7 +7,7 @@ from IPython.display import Markdown
 
 from helpers.report import assignment, style, tables
 from helpers.report.channels import MAIN, fewer, full_widths
-from helpers.report.evidence import Missing, Rows
+from helpers.report.evidence import Missing, Rows, over_seeds
 from helpers.report.sentences import absent, told
 from helpers.report.tables import Table
 
@@ -25,8 +25,8 @@ RATIOS = {
 
 
 def curve_points(rows: Rows, dataset: str) -> list[Mapping]:
-    """The main method's rows of the first seed over budgets of MACs, most MACs first."""
-    return [found[0] for found in rows.macs_curve(dataset)]
+    """The main method's figures over budgets of MACs, most MACs first."""
+    return [over_seeds(found) for found in rows.macs_curve(dataset)]
 
 
 def curve_table(all_rows: Sequence[dict]) -> Table | Markdown:

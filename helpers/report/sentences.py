@@ -7,6 +7,8 @@ from IPython.display import Markdown
 from helpers.plan import Planned
 from helpers.report import style
 from helpers.report.evidence import Missing, Rows
+from helpers.report.statistics import Comparison, p_text, signed
+from helpers.report.tables import number_text
 
 SEEN = "**What is seen.**"
 
@@ -44,6 +46,38 @@ def layer_labels(names: Iterable[str]) -> list[str]:
 
 def epochs_text(count: int) -> str:
     return f"{count} epoch{'' if count == 1 else 's'}"
+
+
+def seeds_text(count: int) -> str:
+    """Behind an accuracy: of how many seeds it is the mean; nothing where it is one network's own."""
+    return f", the mean of {count} seeds" if count > 1 else ""
+
+
+def without(compared: Comparison) -> str:
+    """What is said of a comparison's trainings that were left out of it."""
+    count = compared.left_out
+    return f"; {count} training{'' if count == 1 else 's'} in another number format left out" if count else ""
+
+
+def phrase(comparison: Comparison, a: str, b: str) -> str:
+    """A comparison in words that claim no more than it shows."""
+    detail = (
+        f"95 % interval {signed(comparison.total.low)} to {signed(comparison.total.high)} with seed noise, "
+        f"{signed(comparison.images.low)} to {signed(comparison.images.high)} from the test images alone; "
+        f"McNemar {p_text(comparison.p)}{without(comparison)}"
+    )
+    if comparison.beyond_noise and comparison.formats:
+        trained = " and ".join(comparison.formats)
+        return (
+            f"undecided between {a} and {b}: they were trained in {trained}, and a difference of "
+            f"{signed(comparison.difference)} points ({detail}) may be the number format's"
+        )
+    if comparison.decided:
+        word = "above" if comparison.difference > 0 else "below"
+        return f"{a} is {number_text(abs(comparison.difference), 2)} points {word} {b} ({detail})"
+    return (
+        f"undecided between {a} and {b}: a difference of {signed(comparison.difference)} points lies inside the noise ({detail})"
+    )
 
 
 def told(rows: Rows, tell: Callable[[str], str | list[str]]) -> Markdown:

@@ -66,7 +66,7 @@ class Comparison:
 
     `images` holds the paired bootstrap's limits (test-image noise alone), `total` those with seed noise added, which
     decide. `formats` are the number formats (a's, b's) in which they were trained, where those differ: then nothing is
-    decided, since the format may have its share in the difference.
+    decided, since the format may have its share in the difference. `left_out` trainings were in a format of one side only.
     """
 
     images: Interval
@@ -75,6 +75,7 @@ class Comparison:
     seeds: tuple[int, int]
     alpha: float = 1 - CONFIDENCE
     formats: tuple[str, str] | None = None
+    left_out: int = 0
 
     @property
     def difference(self) -> float:
@@ -196,6 +197,7 @@ def compare(a: Sequence[Row], b: Sequence[Row], rows: Sequence[Row] = (), *, tes
     """
     if not a or not b:
         raise ValueError("a comparison takes at least one row of each method")
+    given = len(a) + len(b)
     formats = [{row["train_dtype"] for row in group if row.get("train_dtype")} for group in (a, b)]
     if both := set.intersection(*formats):
         a, b = ([row for row in group if row.get("train_dtype") in both] for group in (a, b))
@@ -214,7 +216,8 @@ def compare(a: Sequence[Row], b: Sequence[Row], rows: Sequence[Row] = (), *, tes
     reach = [math.hypot(limit - difference, *seeds) for limit in (images.low, images.high)]
     total = Interval(difference, difference - reach[0], difference + reach[1])
     unlike = tuple("/".join(sorted(names)) for names in formats) if all(formats) and not both else None
-    return Comparison(images, total, max(mcnemar(x, y).p for x, y in pairs), (len(a), len(b)), alpha, unlike)
+    p, seeds = max(mcnemar(x, y).p for x, y in pairs), (len(a), len(b))
+    return Comparison(images, total, p, seeds, alpha, unlike, left_out=given - sum(seeds))
 
 
 # Words ------------------------------------------------------------------------------------------------------------
@@ -229,27 +232,6 @@ def signed(points: float, digits: int = 2) -> str:
 def p_text(p: float) -> str:
     """A p-value that no line break parts."""
     return "p\u00a0<\u00a00.001" if p < 0.001 else f"p\u00a0=\u00a0{p:.3f}"
-
-
-def phrase(comparison: Comparison, a: str, b: str) -> str:
-    """A comparison in words that claim no more than it shows."""
-    detail = (
-        f"95 % interval {signed(comparison.total.low)} to {signed(comparison.total.high)} with seed noise, "
-        f"{signed(comparison.images.low)} to {signed(comparison.images.high)} from the test images alone; "
-        f"McNemar {p_text(comparison.p)}"
-    )
-    if comparison.beyond_noise and comparison.formats:
-        trained = " and ".join(comparison.formats)
-        return (
-            f"undecided between {a} and {b}: they were trained in {trained}, and a difference of "
-            f"{signed(comparison.difference)} points ({detail}) may be the number format's"
-        )
-    if comparison.decided:
-        word = "above" if comparison.difference > 0 else "below"
-        return f"{a} is {number_text(abs(comparison.difference), 2)} points {word} {b} ({detail})"
-    return (
-        f"undecided between {a} and {b}: a difference of {signed(comparison.difference)} points lies inside the noise ({detail})"
-    )
 
 
 def _group(row: Row) -> tuple:

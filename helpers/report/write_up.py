@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 from IPython.display import Markdown
 
-from helpers.report import assignment, tables
-from helpers.report.evidence import Rows
+from helpers.report import assignment, style, tables
+from helpers.report.evidence import Rows, name
 from helpers.report.sentences import absent
 from helpers.report.tables import Table
 
@@ -30,7 +30,7 @@ def side_by_side(
 
     `shares`: heading → the column of a network and the column of the dense network it is divided by, on each side's own.
     """
-    rows, lines, reasons = Rows(all_rows), {}, {}
+    rows, lines, reasons, means = Rows(all_rows), {}, {}, []
     for dataset in rows.datasets:
         base = _reported(dataset, "dense")
         for method in theirs:
@@ -38,12 +38,13 @@ def side_by_side(
                 lines[dataset, THEIRS, method] = figures | _over(figures, base, shares)
         dense = _read(rows, next(iter(rows.find(dataset, "dense")), {}), shares)
         for method in ours:
-            for row in rows.find(dataset, method)[:1]:
+            if row := rows.shown(dataset, method):
                 label = (dataset, OURS, method)
+                means += [f"{name(method)} on {style.dataset(dataset)} ({row['seeds']})"] if row["seeds"] > 1 else []
                 lines[label] = dict(row) | _over(_read(rows, row, shares), dense, shares)
-                for name, (column, _) in shares.items():
-                    if lines[label][name] is None and (why := (row.get("reasons") or {}).get(column)):
-                        reasons[label, name] = why
+                for share, (column, _) in shares.items():
+                    if lines[label][share] is None and (why := (row.get("reasons") or {}).get(column)):
+                        reasons[label, share] = why
     if not any(side == OURS for _, side, _ in lines):
         return absent("the comparison with the write-up")
     index = pd.MultiIndex.from_tuples(lines, names=["dataset", "Figures", "method"])
@@ -55,7 +56,8 @@ def side_by_side(
         caption,
         digits=dict.fromkeys(shares, 2),
         reasons=reasons,
-        note=f"{assignment.WRITE_UP_NOTE} Ours: on {devices}. {note}",
+        note=f"{assignment.WRITE_UP_NOTE} Ours: on {devices}. {note}"
+        + (f" Accuracies are means over seeds for {', '.join(means)}." if means else ""),
     )
 
 

@@ -152,7 +152,7 @@ def gradients(rows: Sequence[Mapping], methods: Sequence[str]) -> Figure | Markd
     known = Rows(rows)
     panels = {}
     for dataset in known.datasets:
-        found = {m: known.find(dataset, m)[0] for m in methods if known.find(dataset, m)}
+        found = {m: row for m in methods if (row := known.shown(dataset, m))}
         found = {m: row for m, row in found.items() if row.get("gradient_norm")}
         if len(found) >= FEWEST:
             panels[dataset] = found

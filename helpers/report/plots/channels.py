@@ -178,14 +178,14 @@ def _accuracy(axes: plt.Axes, rows: Rows, dataset: str) -> list[tuple[float, flo
     axes.plot(*zip(*joined, strict=True), marker=look.marker, color=look.color, label=f"{look.label}, {epochs_text(epochs)}")
     labels = []
     for method in (MAIN, "l1_filters", "random_channels", SCRATCH):
-        for row in rows.find(dataset, method)[:1]:
+        if row := rows.shown(dataset, method):
             peer, budget, place = style.method(method), epochs_text(row["epochs"]), (row["macs"] / 1e6, row["top1_pct"])
             if method == MAIN and place in joined:
                 continue
             axes.plot(*place, peer.marker, color=peer.color, ms=7, label=f"{peer.label}, {budget}")
             if method == MAIN:
                 labels.append((*place, budget, peer.color))
-    for row in rows.find(dataset, "dense")[:1] + rows.find(dataset, "dense_finetuned")[:1]:
+    for row in filter(None, (rows.shown(dataset, method) for method in ("dense", "dense_finetuned"))):
         level = style.method(row["method"])
         axes.axhline(row["top1_pct"], color=level.color, ls=level.line, lw=1.2, label=level.label)
     others = assignment.published(dataset, "structured")

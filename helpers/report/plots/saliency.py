@@ -9,7 +9,7 @@ from IPython.display import Markdown
 from helpers.plan import FLOAT32
 from helpers.pruning import schedule as schedules
 from helpers.report import style
-from helpers.report.evidence import CONTROL, INIT_METHODS, Rows, name
+from helpers.report.evidence import CONTROL, INIT_METHODS, Rows, mean, name
 from helpers.report.gradient_flow import AtOnce, Toy
 from helpers.report.saliency import CHECKED, CHECKS, MAIN, called, shown
 from helpers.report.sentences import absent, layer_labels
@@ -164,8 +164,9 @@ def accuracy_against_cost(all_rows: Sequence[Mapping]) -> style.Figure | Markdow
                 look, x, text = style.method(method), row[column] / 1e6, name(method, variant)
                 bounds = wilson(row)
                 axes.vlines(x, bounds.low, bounds.high, color=look.color, lw=1.2, alpha=0.6)
-                axes.plot(x, row["top1_pct"], look.marker, color=look.color, mfc="white" if variant else None, label=text)
-                labels.append((x, row["top1_pct"], text, look.color))
+                top1 = rows.shown(dataset, method, variant)["top1_pct"]
+                axes.plot(x, top1, look.marker, color=look.color, mfc="white" if variant else None, label=text)
+                labels.append((x, top1, text, look.color))
             axes.set(xlabel=label, title=style.dataset(dataset), xlim=(0, 1.15 * max(row[column] for row in some.values()) / 1e6))
             if column == "effective_macs":
                 style.scatter_labels(axes, labels)
@@ -234,7 +235,7 @@ def checks(all_rows: Sequence[Mapping]) -> style.Figure | Markdown:
             axes.plot([], [], look.marker, color=look.color, label=look.label)
         if reference := rows.find(dataset, "random"):
             look = style.method("random")
-            axes.axvline(reference[0]["top1_pct"], color=look.color, ls=look.line, label=look.label)
+            axes.axvline(mean(reference, "top1_pct"), color=look.color, ls=look.line, label=look.label)
         axes.set_yticks(range(len(kinds)), [CHECKS[kind] for kind in kinds])
         axes.set(title=style.dataset(dataset), xlabel="top-1 (%)", ylim=(-0.5, len(kinds) - 0.5))
     handles, labels = panels[0][0].get_legend_handles_labels()

@@ -132,7 +132,7 @@ def compression(all_rows: Sequence[dict]) -> style.Figure | Markdown:
             if tuned := rows.find(name, method, "curve_finetuned"):
                 epochs = epochs_text(tuned[0]["epochs"])
                 axes.plot(*_factors(tuned), ls="-", marker=look.marker, color=look.color, label=f"{look.label}, {epochs}")
-        for row in rows.find(name, "dense_finetuned")[:1]:
+        if row := rows.shown(name, "dense_finetuned"):
             look = style.method("dense_finetuned")
             axes.axhline(
                 row["top1_pct"], color=look.color, ls=look.line, lw=1.2, label=f"{look.label}, {epochs_text(row['epochs'])}"
