@@ -69,6 +69,11 @@ def test_what_is_seen_follows_from_the_rows():
     assert "it is broken" in channels.widths_seen(broken).data
     assert "40.0 % on average" in channels.errors_seen(rows).data and "conv 13 (22.0 %)" in channels.errors_seen(rows).data
     assert "Without reconstruction: −50.00 points right after pruning" in channels.ablations_seen(rows).data
+    formats = {0: "bfloat16", 1: "bfloat16", 2: "float32"}
+    seeded = [DENSE, *(row(channels.MAIN, seed=seed, train_dtype=dtype) for seed, dtype in formats.items())]
+    said = channels.ablations_seen([*seeded, row(channels.MAIN, "symmetric", train_dtype="bfloat16")]).data
+    assert "within one number format, 1 training in another left out" in said
+    assert "left out" not in channels.ablations_seen(rows).data
     assert "88.01 %, ours is +1.99 points" in channels.against_seen(rows).data
     assert "3.0× faster at batch 1 and 6.0× at batch 128" in savings.savings_seen(rows).data
     assert "write-up" in channels.against_write_up(rows).html

@@ -174,19 +174,20 @@ def ablations_seen(all_rows: Sequence[dict]) -> Markdown:
 
     def tell(dataset: str) -> list[str]:
         main, shown, said = rows.seeds(dataset, MAIN), rows.shown(dataset, MAIN), []
-        for variant, label in ABLATIONS.items():
-            if variant and (found := rows.find(dataset, MAIN, variant)):
-                first = signed(found[0]["pruned_top1_pct"] - shown["pruned_top1_pct"])
-                compared = rows.compare(found, main)
-                word = "" if compared.beyond_noise else ", inside the noise"
-                word += f", trained in {' and '.join(compared.formats)}" if compared.formats else ""
-                said.append(
-                    f"{label.capitalize()}: {first} points right after pruning, {signed(compared.difference)} fine-tuned{word}."
-                )
-        if not said:
+        found = {variant: rows.find(dataset, MAIN, variant) for variant in ABLATIONS if variant}
+        compared = {variant: rows.compare(ablated, main) for variant, ablated in found.items() if ablated}
+        if not compared:
             raise Missing(f"no ablation on {style.dataset(dataset)}")
-        alike = [v for v in ABLATIONS if v and (f := rows.find(dataset, MAIN, v)) and not rows.compare(f, main).beyond_noise]
-        if alike:
+        for variant, tuned in compared.items():
+            first = signed(rows.shown(dataset, MAIN, variant)["pruned_top1_pct"] - shown["pruned_top1_pct"])
+            word = "" if tuned.beyond_noise else ", inside the noise"
+            word += f", trained in {' and '.join(tuned.formats)}" if tuned.formats else ""
+            label = ABLATIONS[variant].capitalize()
+            said.append(f"{label}: {first} points right after pruning, {signed(tuned.difference)} fine-tuned{word}.")
+        if left_out := max(tuned.left_out for tuned in compared.values()):
+            counted = f"{left_out} training{'' if left_out == 1 else 's'}"
+            said.append(f"Fine-tuned networks are compared within one number format, {counted} in another left out.")
+        if alike := [variant for variant, tuned in compared.items() if not tuned.beyond_noise]:
             listed = ", ".join(ABLATIONS[variant] for variant in alike)
             said.append(
                 f"After fine-tuning nothing shows, beyond the noise, of: {listed}. What they change, training makes up for."
