@@ -112,7 +112,9 @@ def test_seed_noise_is_pooled_from_seeds_where_there_are_enough():
 def test_seeds_of_fine_tuned_networks_say_nothing_of_trainings_from_nothing():
     rows = seeds_of(dense_finetuned=(90.0, 90.1), layerwise_magnitude=(90.0, 90.1), lasso_channels=(88.0, 88.1))
     rows[-1]["sparsity_pct"] = 92.8  # other images to choose channels by: other widths, another sparsity
-    assert "3 methods" in statistics.seed_noise(rows, "cifar10", False, 90, 10_000).source
+    assert statistics.seed_noise(rows, "cifar10", False, 90, 10_000).source == "pooled over 3 methods with several seeds"
+    formats = [row | {"train_dtype": ("bfloat16", "float32")[row["seed"]]} for row in rows]
+    assert "not all in one number format" in statistics.seed_noise(formats, "cifar10", False, 90, 10_000).source
     assert "published" in statistics.seed_noise(rows, "cifar10", True, 90, 10_000).source
 
 

@@ -165,16 +165,19 @@ def seed_noise(rows: Sequence[Row], dataset: str, from_initialization: bool, top
     seed's difference counts as noise. Where there are fewer than three degrees of freedom, the published figure of
     CIFAR-10, scaled to the accuracy and the number of images at hand as a binomial spread is.
     """
-    groups = []
+    groups, formats = [], set()
     alike = (r for r in rows if r.get("dataset") == dataset and r.get("epochs") and _is_new(r) == from_initialization)
     for _, members in itertools.groupby(sorted(alike, key=_group), key=_group):
-        by_seed = {row["seed"]: row["top1_pct"] for row in members}
+        by_seed = {row["seed"]: row for row in members}
         if len(by_seed) > 1:
-            groups.append(list(by_seed.values()))
+            groups.append([row["top1_pct"] for row in by_seed.values()])
+            formats |= {row.get("train_dtype") for row in by_seed.values()}
     freedom = sum(len(group) - 1 for group in groups)
     if freedom >= ENOUGH_SEEDS:
         pooled = sum((len(group) - 1) * float(np.var(group, ddof=1)) for group in groups) / freedom
-        return SeedNoise(math.sqrt(pooled), f"pooled over {len(groups)} methods with several seeds", freedom)
+        source = f"pooled over {len(groups)} methods with several seeds"
+        source += ", not all in one number format" if len(formats) > 1 else ""
+        return SeedNoise(math.sqrt(pooled), source, freedom)
     accuracy = min(max(top1_pct / 100, 1 / images), 1 - 1 / images)
     ratio = accuracy * (1 - accuracy) / images / (PUBLISHED_TOP1 * (1 - PUBLISHED_TOP1) / PUBLISHED_IMAGES)
     source = f"published spread of {PUBLISHED_TRAININGS} dense networks, scaled"
