@@ -9,7 +9,7 @@ from IPython.display import Markdown
 from helpers import models
 from helpers.report import assignment, style, tables, write_up
 from helpers.report.evidence import Missing, Rows, value
-from helpers.report.sentences import absent, epochs_text, layer_labels, phrase, seeds_text, told
+from helpers.report.sentences import absent, counted, epochs_text, layer_labels, phrase, seeds_text, told
 from helpers.report.statistics import signed
 from helpers.report.tables import Table
 
@@ -185,8 +185,8 @@ def ablations_seen(all_rows: Sequence[dict]) -> Markdown:
             label = ABLATIONS[variant].capitalize()
             said.append(f"{label}: {first} points right after pruning, {signed(tuned.difference)} fine-tuned{word}.")
         if left_out := max(tuned.left_out for tuned in compared.values()):
-            counted = f"{left_out} training{'' if left_out == 1 else 's'}"
-            said.append(f"Fine-tuned networks are compared within one number format, {counted} in another left out.")
+            trainings = counted(left_out, "training")
+            said.append(f"Fine-tuned networks are compared within one number format, {trainings} in another left out.")
         if alike := [variant for variant, tuned in compared.items() if not tuned.beyond_noise]:
             listed = ", ".join(ABLATIONS[variant] for variant in alike)
             said.append(

@@ -44,8 +44,12 @@ def layer_labels(names: Iterable[str]) -> list[str]:
     return labels
 
 
+def counted(count: int, noun: str) -> str:
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def epochs_text(count: int) -> str:
-    return f"{count} epoch{'' if count == 1 else 's'}"
+    return counted(count, "epoch")
 
 
 def seeds_text(count: int) -> str:
@@ -55,8 +59,7 @@ def seeds_text(count: int) -> str:
 
 def without(compared: Comparison) -> str:
     """What is said of a comparison's trainings that were left out of it."""
-    count = compared.left_out
-    return f"; {count} training{'' if count == 1 else 's'} in another number format left out" if count else ""
+    return f"; {counted(compared.left_out, 'training')} in another number format left out" if compared.left_out else ""
 
 
 def phrase(comparison: Comparison, a: str, b: str) -> str:

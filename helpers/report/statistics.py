@@ -219,8 +219,8 @@ def compare(a: Sequence[Row], b: Sequence[Row], rows: Sequence[Row] = (), *, tes
     reach = [math.hypot(limit - difference, *seeds) for limit in (images.low, images.high)]
     total = Interval(difference, difference - reach[0], difference + reach[1])
     unlike = tuple("/".join(sorted(names)) for names in formats) if all(formats) and not both else None
-    p, seeds = max(mcnemar(x, y).p for x, y in pairs), (len(a), len(b))
-    return Comparison(images, total, p, seeds, alpha, unlike, left_out=given - sum(seeds))
+    p, left_out = max(mcnemar(x, y).p for x, y in pairs), given - len(a) - len(b)
+    return Comparison(images, total, p, (len(a), len(b)), alpha, unlike, left_out)
 
 
 # Words ------------------------------------------------------------------------------------------------------------
