@@ -80,6 +80,7 @@ def _of(profile: Profile, dataset: str) -> Iterator[Planned]:
         yield row("B", "magnitude", "layerwise_magnitude", magnitude, seed)
         yield row("B", "magnitude", "dense_finetuned", seed=seed)
         yield row("B", "channels", "lasso_channels", seed=seed)
+        yield row("B", "channels", "l1_filters", seed=seed)
     for sparsity in CURVE_FINETUNED_PCT:
         yield row("B", "magnitude", "layerwise_magnitude", sparsity, variant="curve_finetuned")
     yield row("B", "magnitude", "dense_finetuned", variant="normalization=half")
