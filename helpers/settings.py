@@ -1,12 +1,13 @@
-"""Profiles and names: the one module that knows every budget and every path.
+"""Profiles as data, and the folders: the one module that knows every budget and every path.
 
-Environment overrides: PROFILE, CIFAR_DIR, WEIGHTS_DIR, BUILD_DIR, RESULTS_DIR, REPORT_DIR.
+Environment overrides: PROFILE, SPARSITY, CIFAR_DIR, WEIGHTS_DIR, BUILD_DIR, RESULTS_DIR, REPORT_DIR.
 """
 
 import difflib
+import math
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -14,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Start:
-    """How a training from initialisation begins: the head's weights (torch's default or larger) and its dropout.
+    """How a new network's head begins: its weights (torch's default, or larger as He et al. 2015) and its dropout.
 
     Decided by the dense control on validation images; docs/trials.md has the figures.
     """
@@ -30,13 +31,13 @@ class Profile:
     name: str
     datasets: tuple[str, ...]
     width_divisor: int  # of VGG16-BN's widths
-    weights: str  # where the dense network comes from: "local" files or "train"
+    weights: str  # where the dense network comes from: "given" files, or "trained" here
     seeds: tuple[int, ...]
     batch_size: int
     dropout: float  # in the head, when a trained network is trained on
-    dense_epochs: int  # only where weights == "train"
+    dense_epochs: int  # only where weights == "trained"
     finetune_epochs: int
-    init_epochs: int  # every method that prunes at or during training from scratch, and its dense control
+    init_epochs: int  # every method that prunes at or during training from nothing, and its dense control
     init_batch_size: int  # of the same trainings: in few epochs they need many steps
     channel_epochs: int
     channel_scratch_epochs: int
@@ -46,96 +47,83 @@ class Profile:
     finetune_lr: float
     scan_images: int
     statistics_images: int  # for channel selection
-    positions: int  # random positions an image, for channel selection
     timing_seconds: float  # for one latency figure
+    positions: int = 10  # random positions an image, for channel selection
     magnitude_sparsity_pct: float = 80.33
     saliency_sparsity_pct: float = 80.0
     pruning_stages: int = 5
-    macs_share: float = 41.782 / 314.003466  # the write-up's MACs over the dense network's, same counter
+    macs_share: float = 41.782 / 314.003466  # the original report's MACs over the dense network's, same counter
     start: Start = Start()
     starts: tuple[tuple[str, Start], ...] = ()  # data sets that begin otherwise
 
     def start_of(self, dataset: str) -> Start:
-        """How trainings from initialisation begin on a data set."""
+        """How trainings from nothing begin on a data set."""
         return dict(self.starts).get(dataset, self.start)
 
 
+_STUDY = Profile(
+    name="study",
+    datasets=("cifar10", "cifar100"),
+    width_divisor=1,
+    weights="given",
+    seeds=(0, 1, 2),
+    batch_size=256,
+    init_batch_size=128,
+    dropout=0.2,
+    dense_epochs=0,
+    finetune_epochs=4,
+    init_epochs=5,
+    channel_epochs=8,
+    channel_scratch_epochs=12,
+    curve_epochs=2,
+    macs_curve_epochs=4,
+    scratch_lr=0.1,
+    finetune_lr=0.05,
+    scan_images=5000,
+    statistics_images=5000,
+    timing_seconds=2.0,
+    # the head makes no difference on CIFAR-10, but its results are older than the choice of no dropout
+    starts=(("cifar10", Start(large_head=True, dropout=0.2)),),
+)
 PROFILES = {
-    profile.name: profile
-    for profile in (
-        Profile(
-            name="demo",
-            datasets=("digits",),
-            width_divisor=4,
-            weights="train",
-            seeds=(0,),
-            batch_size=32,
-            init_batch_size=32,
-            dropout=0.0,
-            dense_epochs=8,
-            finetune_epochs=2,
-            init_epochs=5,
-            channel_epochs=3,
-            channel_scratch_epochs=6,
-            curve_epochs=1,
-            macs_curve_epochs=2,
-            scratch_lr=0.02,
-            finetune_lr=0.01,
-            scan_images=300,
-            statistics_images=500,
-            positions=10,
-            timing_seconds=0.05,
-        ),
-        Profile(
-            name="study",
-            datasets=("cifar10", "cifar100"),
-            width_divisor=1,
-            weights="local",
-            seeds=(0, 1, 2),
-            batch_size=256,
-            init_batch_size=128,
-            dropout=0.2,
-            dense_epochs=0,
-            finetune_epochs=4,
-            init_epochs=5,
-            channel_epochs=8,
-            channel_scratch_epochs=12,
-            curve_epochs=2,
-            macs_curve_epochs=4,
-            scratch_lr=0.1,
-            finetune_lr=0.05,
-            scan_images=5000,
-            statistics_images=5000,
-            positions=10,
-            timing_seconds=2.0,
-            # the head makes no difference on CIFAR-10, but its rows are older than the choice of no dropout
-            starts=(("cifar10", Start(large_head=True, dropout=0.2)),),
-        ),
-        Profile(
-            name="paper",
-            datasets=("cifar10", "cifar100"),
-            width_divisor=1,
-            weights="train",
-            seeds=(0, 1, 2),
-            batch_size=256,
-            init_batch_size=256,
-            dropout=0.2,
-            dense_epochs=160,
-            finetune_epochs=40,
-            init_epochs=160,
-            channel_epochs=60,
-            channel_scratch_epochs=160,
-            curve_epochs=10,
-            macs_curve_epochs=40,
-            scratch_lr=0.1,
-            finetune_lr=0.05,
-            scan_images=5000,
-            statistics_images=5000,
-            positions=10,
-            timing_seconds=2.0,
-            start=Start(dropout=0.2),
-        ),
-    )
+    "demo": Profile(
+        name="demo",
+        datasets=("digits",),
+        width_divisor=4,
+        weights="trained",
+        seeds=(0,),
+        batch_size=32,
+        init_batch_size=32,
+        dropout=0.0,
+        dense_epochs=8,
+        finetune_epochs=2,
+        init_epochs=5,
+        channel_epochs=3,
+        channel_scratch_epochs=6,
+        curve_epochs=1,
+        macs_curve_epochs=2,
+        scratch_lr=0.02,
+        finetune_lr=0.01,
+        scan_images=300,
+        statistics_images=500,
+        timing_seconds=0.05,
+    ),
+    "study": _STUDY,
+    "paper": replace(
+        _STUDY,
+        name="paper",
+        weights="trained",
+        init_batch_size=256,
+        dense_epochs=160,
+        finetune_epochs=40,
+        init_epochs=160,
+        channel_epochs=60,
+        channel_scratch_epochs=160,
+        curve_epochs=10,
+        macs_curve_epochs=40,
+        start=Start(dropout=0.2),
+        starts=(),
+    ),
 }
 
 
@@ -150,8 +138,19 @@ def choose(kind: str, name: str, known: Iterable[str]) -> str:
 
 
 def profile(name: str | None = None) -> Profile:
-    """The profile of that name, else of $PROFILE, else "demo"."""
-    return PROFILES[choose("profile", name or os.environ.get("PROFILE") or "demo", PROFILES)]
+    """The profile of that name, else of $PROFILE, else "demo"; $SPARSITY (0 … 1) prunes the demo's networks to that share."""
+    chosen = PROFILES[choose("profile", name or os.environ.get("PROFILE") or "demo", PROFILES)]
+    if not (wanted := os.environ.get("SPARSITY")):
+        return chosen
+    try:
+        sparsity_pct = 100 * float(wanted)
+    except ValueError:
+        sparsity_pct = math.nan
+    if not 0 < sparsity_pct < 100:
+        raise ValueError(f"SPARSITY={wanted} is not a share of zeros between 0 and 1, such as 0.9")
+    if chosen.name != "demo":
+        raise ValueError(f"SPARSITY changes the demo only; the profile {chosen.name!r} shows results made at its own sparsities")
+    return replace(chosen, magnitude_sparsity_pct=sparsity_pct, saliency_sparsity_pct=sparsity_pct)
 
 
 # Paths -----------------------------------------------------------------------------------------------------------
@@ -162,7 +161,7 @@ def _directory(variable: str, default: Path) -> Path:
 
 
 def build_dir(profile_name: str) -> Path:
-    """Everything that can be made again: caches, checkpoints, trained networks; the demo's pages and rows."""
+    """Everything that can be made again: caches, checkpoints, trained networks; the demo's pages and results."""
     return _directory("BUILD_DIR", ROOT / "build") / profile_name
 
 
@@ -171,38 +170,50 @@ def results_dir(profile_name: str) -> Path:
     return build_dir(profile_name) / "results" if profile_name == "demo" and not os.environ.get("RESULTS_DIR") else base
 
 
+def _commits(profile_name: str) -> bool:
+    """Whether pages and figures of this profile go where the committed ones lie."""
+    return profile_name == "study" and not any(os.environ.get(name) for name in ("REPORT_DIR", "RESULTS_DIR", "BUILD_DIR"))
+
+
 def report_dir(profile_name: str) -> Path:
-    if os.environ.get("REPORT_DIR"):
-        return _directory("REPORT_DIR", ROOT)
-    return ROOT / "reports" if profile_name == "study" else build_dir(profile_name)
+    """Where pages go: reports/ for the study in its own folders, else beside the build, so that no other run overwrites them."""
+    return ROOT / "reports" if _commits(profile_name) else _directory("REPORT_DIR", build_dir(profile_name))
 
 
 def figure_path(profile_name: str, name: str) -> Path:
-    base = (
-        ROOT / "figures" if profile_name == "study" and not os.environ.get("REPORT_DIR") else report_dir(profile_name) / "figures"
-    )
-    return base / f"{name}.png"
+    return (ROOT if _commits(profile_name) else report_dir(profile_name)) / "figures" / f"{name}.png"
 
 
-def row_path(profile_name: str, dataset: str, row_id: str) -> Path:
-    return results_dir(profile_name) / dataset / f"{row_id}.json"
+def result_path(profile_name: str, dataset: str, name: str) -> Path:
+    return results_dir(profile_name) / dataset / f"{name}.json"
+
+
+def facts_path(profile_name: str, dataset: str) -> Path:
+    """What pages show of a data set and no single result holds."""
+    return results_dir(profile_name) / f"{dataset}-facts.json"
 
 
 def scan_path(profile_name: str, name: str) -> Path:
-    """What several rows are decided from (validation scans, reconstruction errors): a raw fact, kept with the rows."""
+    """What several results are decided from (validation scans, reconstruction errors): kept with the results."""
     return results_dir(profile_name) / "scans" / name
+
+
+def kept_path(profile_name: str, dataset: str, name: str) -> Path:
+    """A result's masks, or its network where that is small: kept with the results."""
+    return results_dir(profile_name) / "networks" / dataset / f"{name}.safetensors"
+
+
+def network_path(profile_name: str, dataset: str, name: str) -> Path:
+    """A result's whole network: too large to keep with the results."""
+    return build_dir(profile_name) / "networks" / dataset / f"{name}.safetensors"
+
+
+def checkpoint_path(profile_name: str, dataset: str, name: str) -> Path:
+    return build_dir(profile_name) / "checkpoints" / dataset / f"{name}.safetensors"
 
 
 def lock_path(profile_name: str, *parts: str) -> Path:
     return build_dir(profile_name).joinpath("locks", *parts[:-1], f"{parts[-1]}.lock")
-
-
-def network_path(profile_name: str, dataset: str, row_id: str) -> Path:
-    return build_dir(profile_name) / "networks" / dataset / f"{row_id}.safetensors"
-
-
-def checkpoint_path(profile_name: str, dataset: str, row_id: str) -> Path:
-    return build_dir(profile_name) / "checkpoints" / dataset / f"{row_id}.safetensors"
 
 
 def cache_path(name: str) -> Path:
@@ -210,7 +221,7 @@ def cache_path(name: str) -> Path:
 
 
 def cifar_dir() -> Path | None:
-    """Where Parquet files of CIFAR lie ($CIFAR_DIR), if anywhere."""
+    """Where CIFAR lies ($CIFAR_DIR), if anywhere."""
     return _directory("CIFAR_DIR", ROOT) if os.environ.get("CIFAR_DIR") else None
 
 
