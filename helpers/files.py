@@ -1,11 +1,10 @@
 """Files that are whole or absent: written under a temporary name and renamed, read back against a SHA-256 digest.
 
-Tensors live in safetensors files and rows in JSON, so reading a file never executes anything from it.
+Tensors live in safetensors files and results in JSON, so reading a file never executes anything from it.
 """
 
 import contextlib
 import errno
-import fcntl
 import hashlib
 import json
 import os
@@ -14,12 +13,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import filelock
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 DIGEST = "sha256"
+AGAIN = "delete it to have it made again"
 
 
 class CorruptFile(ValueError):
@@ -34,17 +35,17 @@ class Busy(RuntimeError):
 def atomic(path: str | os.PathLike) -> Iterator[Path]:
     """Yield a temporary name beside `path`; on success flush it to disk and rename it, on failure remove it.
 
-    Raises OSError naming `path` when it cannot be written: a full disk, a read-only folder.
+    OSError naming `path` when it cannot be written: a full disk, a read-only folder.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as handle:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:  # safetensors says a full disk in its own way
+    except (OSError, SafetensorError) as error:  # safetensors reports a full disk in its own way
         number, reason = getattr(error, "errno", None) or errno.EIO, getattr(error, "strerror", None) or str(error)
         raise OSError(number, f"{path} could not be written: {reason}; make room or choose another folder, then go on") from None
     finally:
@@ -67,12 +68,9 @@ def digest_of(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = {}) -
 
 def save_tensors(path: str | os.PathLike, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] = {}) -> None:
     """Write a safetensors file whose metadata holds a digest of everything in it; tensors go to the CPU."""
-    if DIGEST in metadata:
-        raise ValueError(f"metadata key {DIGEST!r} is reserved for the digest")
     plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    stamped = {**metadata, DIGEST: digest_of(plain, metadata)}
     with atomic(path) as temporary:
-        save_file(plain, temporary, stamped)
+        save_file(plain, temporary, {**metadata, DIGEST: digest_of(plain, metadata)})
 
 
 def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -80,8 +78,7 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
 
     Raises FileNotFoundError, or CorruptFile when the bytes do not match the digest.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not Path(path).is_file():
         raise FileNotFoundError(f"{path} does not exist")
     try:
         with safe_open(path, framework="pt") as handle:
@@ -89,12 +86,9 @@ def load_tensors(path: str | os.PathLike) -> tuple[dict[str, Tensor], dict[str, 
             # cloned: the file is memory-mapped, and a tensor must not change when the file is replaced
             tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118
     except (SafetensorError, ValueError, TypeError, OSError, RuntimeError) as error:
-        raise CorruptFile(f"{path} is not a readable safetensors file ({error}); delete it to have it made again") from None
-    expected = metadata.pop(DIGEST, None)
-    if expected is None:
-        raise CorruptFile(f"{path} carries no {DIGEST} digest, so it was not written by this project")
-    if digest_of(tensors, metadata) != expected:
-        raise CorruptFile(f"{path} does not match its {DIGEST} digest; delete it to have it made again")
+        raise CorruptFile(f"{path} is not a readable safetensors file ({error}); {AGAIN}") from None
+    if metadata.pop(DIGEST, "none") != digest_of(tensors, metadata):
+        raise CorruptFile(f"{path} does not match the {DIGEST} digest of a file of this project; {AGAIN}")
     return tensors, metadata
 
 
@@ -105,8 +99,6 @@ def _json_digest(payload: dict) -> str:
 
 def save_json(path: str | os.PathLike, payload: dict) -> None:
     """Write `payload` (no NaN, no infinity) as readable JSON with a digest field."""
-    if DIGEST in payload:
-        raise ValueError(f"the field {DIGEST!r} is reserved for the digest")
     text = json.dumps({**payload, DIGEST: _json_digest(payload)}, indent=1, allow_nan=False, ensure_ascii=False)
     with atomic(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
@@ -114,31 +106,23 @@ def save_json(path: str | os.PathLike, payload: dict) -> None:
 
 def load_json(path: str | os.PathLike) -> dict:
     """Read what `save_json` wrote, without the digest; CorruptFile when it does not match."""
-    path = Path(path)
     try:
-        payload = json.loads(path.read_text(encoding="utf-8"))
-        expected = payload.pop(DIGEST)
-    except (UnicodeDecodeError, json.JSONDecodeError, KeyError, AttributeError, TypeError, RecursionError) as error:
-        raise CorruptFile(
-            f"{path} is not a whole JSON file of this project ({type(error).__name__}); delete it to have it made again"
-        ) from None
-    try:
-        intact = _json_digest(payload) == expected
-    except ValueError:  # NaN is JSON to Python, never to us
-        intact = False
+        payload = json.loads(Path(path).read_text(encoding="utf-8"))
+        intact = payload.pop(DIGEST) == _json_digest(payload)  # NaN is JSON to Python, never to us: ValueError
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        raise CorruptFile(f"{path} is not a whole JSON file of this project ({type(error).__name__}); {AGAIN}") from None
     if not intact:
-        raise CorruptFile(f"{path} does not match its {DIGEST} digest; delete it to have it made again")
+        raise CorruptFile(f"{path} does not match its {DIGEST} digest; {AGAIN}")
     return payload
 
 
 @contextmanager
 def lock(path: str | os.PathLike, *, wait: bool = True) -> Iterator[None]:
     """Hold an exclusive lock on `path` (released by the system when the process dies); Busy when `wait` is off and it is held."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise Busy(f"{path} is held by another process; wait for it to end or stop it") from None
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        held = filelock.FileLock(path, blocking=wait).acquire()
+    except filelock.Timeout:
+        raise Busy(f"{path} is held by another process; wait for it to end or stop it") from None
+    with held:
         yield

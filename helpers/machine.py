@@ -1,6 +1,6 @@
-"""The machine work runs on: its device, its processor in words, and the number format it multiplies fastest.
+"""The machine work runs on: its device, its number format, its cores, and its processor in words.
 
-Environment override: DEVICE.
+Environment overrides: DEVICE, DTYPE.
 """
 
 import functools
@@ -9,12 +9,32 @@ import platform
 import re
 from pathlib import Path
 
+import joblib
 import torch
+
+from helpers import settings
+
+DEVICES = ("cpu", "cuda", "mps", "meta")
+ALIASES = {"gpu": "cuda", "nvidia": "cuda", "metal": "mps"}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+BF16_FLAGS = {"amx_bf16": "AMX", "avx512_bf16": "bf16"}
+# names oneDNN knows for the instruction sets that multiply bfloat16 ("" and the first two: no limit)
+BF16_LIMITS = ("", "ALL", "DEFAULT", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX10_")
 
 
 def device() -> torch.device:
-    """$DEVICE if set, else a GPU if there is one, else the CPU."""
-    return torch.device(os.environ.get("DEVICE") or ("cuda" if torch.cuda.is_available() else "cpu"))
+    """$DEVICE if set, else a GPU if there is one, else the CPU. ValueError where $DEVICE names none of this machine's."""
+    wanted = os.environ.get("DEVICE")
+    if not wanted:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, index = wanted.partition(":")
+    if kind.lower() in ALIASES:
+        raise ValueError(f"DEVICE={wanted} is not a device's name: did you mean {ALIASES[kind.lower()]!r}?")
+    settings.choose("device", kind, DEVICES)
+    count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(kind, 1)
+    if not (index or "0").isdecimal() or int(index or 0) >= count:
+        raise ValueError(f"DEVICE={wanted}: this machine has {count} of {kind!r}; use DEVICE=cpu or leave it unset")
+    return torch.device(wanted)
 
 
 @functools.cache
@@ -28,14 +48,35 @@ def processor_flags() -> frozenset[str]:
     return frozenset(match.group(1).split()) if match else frozenset()
 
 
-def fast_dtype(on: torch.device | None = None) -> torch.dtype:
-    """bfloat16 where the processor multiplies it natively (GPU, AMX, AVX-512 bf16), float32 elsewhere.
+def dtype(on: torch.device | None = None) -> torch.dtype:
+    """The number format to train and to scan in on a device (default: `device()`).
 
-    On a CPU without such instructions bfloat16 trains more than ten times slower than float32.
+    $DTYPE (float32 or bfloat16) decides where it is set. Otherwise bfloat16 where the device multiplies it: a GPU that says
+    so, a processor with AMX or AVX-512 bf16 unless ATEN_CPU_CAPABILITY or ONEDNN_MAX_CPU_ISA keeps torch from those
+    instructions. Without them bfloat16 trains more than ten times slower than float32. ValueError for another $DTYPE.
     """
-    if (on or device()).type == "cuda":
-        return torch.bfloat16
-    return torch.bfloat16 if processor_flags() & {"amx_bf16", "avx512_bf16"} else torch.float32
+    if wanted := os.environ.get("DTYPE"):
+        return DTYPES[settings.choose("number format in DTYPE", wanted, DTYPES)]
+    kind = (on or device()).type
+    if kind == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = kind == "cpu" and _multiplies_bfloat16()
+    return torch.bfloat16 if native else torch.float32
+
+
+def _multiplies_bfloat16() -> bool:
+    """Whether this processor has instructions for bfloat16 and torch is allowed to use them."""
+    if os.environ.get("ATEN_CPU_CAPABILITY") in ("default", "avx2"):
+        return False
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA") or os.environ.get("DNNL_MAX_CPU_ISA") or ""
+    allowed = limit.upper() in BF16_LIMITS or limit.upper().startswith(BF16_LIMITS[3:])
+    return allowed and bool(processor_flags() & BF16_FLAGS.keys())
+
+
+def cores() -> int:
+    """Cores this process may use: what affinity and a container's quota leave of the machine's."""
+    return joblib.cpu_count()
 
 
 @functools.cache
@@ -49,5 +90,5 @@ def processor() -> str:
         name = match.group(1).strip() if match else name
     except OSError:
         pass
-    matrix = [label for flag, label in (("amx_bf16", "AMX"), ("avx512_bf16", "bf16")) if flag in processor_flags()]
+    matrix = [label for flag, label in BF16_FLAGS.items() if flag in processor_flags()]
     return ", ".join([name, torch.backends.cpu.get_cpu_capability(), *matrix])

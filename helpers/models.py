@@ -6,6 +6,7 @@ chenyaofo/pytorch-cifar-models (`features.N`, `classifier.N`, head 512-512-class
 
 import copy
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,16 +23,23 @@ VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512
 VGG19 = (64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M")
 
 FILE_KIND = "vgg-1"
-INITIALIZATION = "convolutions by fan-out (He et al. 2015), head as torch draws it"
 
 
 @dataclass(frozen=True)
 class Normalization:
-    """Per-channel mean and standard deviation of images scaled to [0, 1], known by name."""
+    """Mean and standard deviation of the three channels of images scaled to [0, 1]; ValueError where they cannot be that."""
 
     name: str
     mean: tuple[float, ...]
     std: tuple[float, ...]
+
+    def __post_init__(self):
+        if len(self.mean) != 3 or not all(math.isfinite(value) and 0 <= value <= 1 for value in self.mean):
+            raise ValueError(
+                f"the mean of a normalisation is three values from 0 to 1 (images are scaled to 0…1), not {self.mean}"
+            )
+        if len(self.std) != 3 or not all(math.isfinite(value) and 0 < value <= 1 for value in self.std):
+            raise ValueError(f"the standard deviation of a normalisation is three values above 0, at most 1, not {self.std}")
 
 
 NORMALIZATIONS = {
@@ -106,8 +114,8 @@ class VGG(nn.Module):
     def draw_large_head(self) -> None:
         """Draw the head's weights anew as He et al. (2015), by fan-in: 2.4 times torch's default, in place.
 
-        Nothing normalises what the head's layers give, so their scale decides how fast the network learns and what a
-        saliency keeps of them (docs/trials.md).
+        No batch norm follows the head's layers, so the scale of their weights decides how fast the network learns and what a
+        score keeps of them (docs/trials.md).
         """
         for module in self.classifier:
             if isinstance(module, nn.Linear):
@@ -136,15 +144,45 @@ def _initialize(module: nn.Module) -> None:
 def build(architecture: dict) -> VGG:
     """A freshly initialised network from `VGG.architecture()`; ValueError when the description is not one."""
     try:
-        known = dict(architecture)
-        normalization = known.pop("normalization")
+        options = dict(architecture)
+        normalization = options.pop("normalization")
         normalization = Normalization(normalization["name"], tuple(normalization["mean"]), tuple(normalization["std"]))
-        sizes = [w for w in known["widths"] if w != "M"] + list(known["hidden"]) + [known["num_classes"], known["image_size"]]
-        if not all(isinstance(size, int) and 0 < size <= 65536 for size in sizes):
+        sizes = [*options["widths"], *options["hidden"], options["num_classes"], options["image_size"]]
+        if not all(isinstance(size, int) and 0 < size <= 65536 for size in sizes if size != "M"):
             raise ValueError("every width must be a whole number from 1 to 65536")
-        return VGG(**known, normalization=normalization)
+        return VGG(**options, normalization=normalization)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"not the architecture of a VGG: {type(error).__name__} {error}") from None
+
+
+def require_vgg(network: nn.Module) -> None:
+    """TypeError where `network` is none of this module's: it does not know its image size, widths and normalisation."""
+    if not isinstance(network, VGG):
+        raise TypeError(
+            f"this needs a network built by helpers.models.VGG, which knows its shape, not a {type(network).__name__}"
+        )
+
+
+def require_plain(network: nn.Module) -> None:
+    """ValueError naming the first part of `network` that was changed after it was built, so that its file would hold another one.
+
+    Folded, compiled, under torch.nn.utils.prune, with a layer exchanged: what the architecture does not say is lost in a file.
+    """
+    if type(network) is not VGG:
+        raise ValueError(f"only a helpers.models.VGG as it was built can be stored and read back, not a {type(network).__name__}")
+    with torch.random.fork_rng(devices=[]):
+        ours, built = _parts(network), _parts(build(network.architecture()))
+    if changed := [name for name in [*built, *ours] if ours.get(name) != built.get(name)]:
+        raise ValueError(
+            f"this network cannot be stored: {changed[0]} was changed after it was built; store it before, or undo it"
+        )
+
+
+def _parts(network: nn.Module) -> dict[str, tuple]:
+    """Shapes of all tensors and what the layers compute, by name."""
+    options = "kernel_size", "stride", "padding", "dilation", "ceil_mode", "groups", "padding_mode", "eps", "track_running_stats"
+    layers = {name: (type(m), *(getattr(m, option, None) for option in options)) for name, m in network.named_modules()}
+    return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()} | layers
 
 
 def scaled(widths: Sequence[int | str], divisor: int) -> tuple[int | str, ...]:
@@ -176,12 +214,13 @@ class Layer:
 
 def layer_table(network: VGG) -> list[Layer]:
     """Shapes, parameters (weight and bias) and MACs of every prunable layer, from one forward pass of one zero image."""
-    rows: list[Layer] = []
+    require_vgg(network)
+    table: list[Layer] = []
     names = {module: name for name, module in weight_layers(network).items()}
 
     def record(module: nn.Module, _inputs: tuple, output: Tensor) -> None:
         positions = output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
-        rows.append(
+        table.append(
             Layer(
                 names[module],
                 "conv" if isinstance(module, nn.Conv2d) else "linear",
@@ -202,7 +241,7 @@ def layer_table(network: VGG) -> list[Layer]:
         network.train(training)
         for handle in handles:
             handle.remove()
-    return rows
+    return table
 
 
 def macs(network: VGG) -> int:
@@ -212,6 +251,7 @@ def macs(network: VGG) -> int:
 
 def fold_batch_norm(network: VGG) -> VGG:
     """A copy in eval mode whose batch norms are folded into the convolutions before them (and are `nn.Identity`)."""
+    require_vgg(network)
     folded = copy.deepcopy(network).eval()
     for i, module in enumerate(folded.features):
         if isinstance(module, nn.BatchNorm2d):
@@ -221,7 +261,11 @@ def fold_batch_norm(network: VGG) -> VGG:
 
 
 def save(network: VGG, path: str | Path, **metadata: str) -> None:
-    """Write the state dict with its architecture and normalisation as one checksummed safetensors file."""
+    """Write the state dict with its architecture and normalisation as one checksummed safetensors file.
+
+    ValueError for a network that could not be read back, see `require_plain`.
+    """
+    require_plain(network)
     described = {"kind": FILE_KIND, "architecture": json.dumps(network.architecture()), **metadata}
     files.save_tensors(path, network.state_dict(), described)
 
@@ -240,7 +284,7 @@ def load(path: str | Path) -> VGG:
 
 
 def metadata(path: str | Path) -> dict[str, str]:
-    """What was said of a network when it was saved, without reading its weights; empty when the file is none of ours."""
+    """The metadata a network was saved with, its weights unread; empty where there is no readable safetensors file."""
     try:
         with safe_open(path, framework="pt") as handle:
             return dict(handle.metadata() or {})
@@ -248,6 +292,6 @@ def metadata(path: str | Path) -> dict[str, str]:
         return {}
 
 
-def is_of(path: str | Path, settings_hash: str) -> bool:
-    """Whether the network of a row lies at `path`: one saved with the hash of the settings that made the row."""
-    return metadata(path).get("settings_hash") == settings_hash
+def is_of(path: str | Path, experiment: str) -> bool:
+    """Whether the network of an experiment lies at `path`: one saved with `experiment`, its hash."""
+    return metadata(path).get("experiment") == experiment
