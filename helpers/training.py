@@ -5,21 +5,21 @@ Everything random in an epoch (order, crops, dropout) follows from the recipe's 
 interrupted training continues bit for bit.
 """
 
-import contextlib
+import json
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers import checkpoints, data, heap, machine, progress
-from helpers.checkpoints import Hook
-from helpers.fast_convolution import accelerate
+from helpers import data, files, machine, progress
+from helpers.accelerate import accelerate
 from helpers.models import Normalization
 
 
@@ -34,6 +34,7 @@ class Recipe:
     weight_decay: float = 5e-4
     warmup: float = 0.2  # share of all steps in which the learning rate rises
     label_smoothing: float = 0.0
+    crop_padding: int = data.CROP_PADDING  # pixels
     seed: int = 0
 
 
@@ -59,6 +60,16 @@ class Accuracy:
     correct: np.ndarray
 
 
+class Hook(Protocol):
+    """What a caller may do inside `fit`: prune before an epoch, hold masks after a step, survive an interruption."""
+
+    def before_epoch(self, network: nn.Module, epoch: int) -> None: ...
+    def after_step(self, network: nn.Module) -> None: ...
+    def state_dict(self) -> dict[str, Tensor]: ...
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take the state back; KeyError, ValueError or TypeError when it is not one of this network's."""
+
+
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """One cycle (Smith and Topin 2018): linear from 0 to the peak over the warm-up, then a cosine to 0."""
     rising = recipe.warmup * steps
@@ -67,7 +78,6 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     return recipe.peak_lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
 
 
-@heap.kept()
 def fit(
     network: nn.Module,
     train: data.Split,
@@ -77,68 +87,46 @@ def fit(
     hook: Hook | None = None,
     checkpoint: Path | None = None,
     made_with: str = "",
-    made_by: dict[str, str] = {},
+    made_by: dict[str, str] | None = None,
     normalization: Normalization | None = None,
     dtype: torch.dtype | None = None,
     label: str = "training",
 ) -> list[EpochLog]:
     """Train `network` in place and return one log an epoch.
 
-    With `checkpoint`, the whole state is written there after every epoch but the last; a file left by an interrupted run
-    of the same recipe and the same `made_with` (what stands for the settings that decided `network` and `hook`) is
-    continued from. The file stays: its owner removes it once the trained network is stored, lest a crash between the
-    two cost the whole training. `made_by`, who trains in words, is completed in place by who made the epochs before.
-    Images are normalised as the network says, unless `normalization` is given.
-    Raises FloatingPointError when the loss is no longer finite.
+    Args:
+        train, val: images to train on; images to evaluate on after every epoch, if any.
+        hook: see `Hook`.
+        checkpoint: where the whole state is written after every epoch but the last. A file left there by an interrupted run of
+            the same recipe and the same `made_with` is continued from. It stays: its owner removes it once the trained
+            network is stored, lest a crash between the two cost the whole training.
+        made_with: stands for all that decided `network` and `hook` and is in neither the recipe nor the shapes.
+        made_by: who trains, in words; where others made the epochs before, they are added to it in place ("a; b").
+        normalization: of the images; default: the network's own.
+        dtype: what is multiplied in (autocast); default: `machine.dtype()`.
+
+    Raises FloatingPointError when the loss is no longer finite, ValueError where there are no images.
     """
-    where = next(network.parameters()).device
-    dtype = dtype or machine.fast_dtype(where)
-    normalization = normalization or network.normalization
+    if not len(train):
+        raise ValueError("there are no images to train on")
+    dtype, normalization = dtype or machine.dtype(train.images.device), _normalization(network, normalization)
     network.to(memory_format=torch.channels_last)
-    optimizer = _optimizer(network, recipe)
-    steps = max(1, len(train) // recipe.batch_size)
-    logs: list[EpochLog] = []
-    if checkpoint is not None and checkpoint.is_file():
-        done = checkpoints.resume(checkpoint, network, optimizer, hook, asdict(recipe), made_with=made_with, made_by=made_by)
-        logs = [EpochLog(**log) for log in done]
+    state = _State(network, _optimizer(network, recipe), hook, recipe, made_with, made_by)
+    logs = state.resume(checkpoint) if checkpoint is not None and checkpoint.is_file() else []
     for epoch in range(len(logs), recipe.epochs):
         start = time.perf_counter()
         if hook is not None:
             hook.before_epoch(network, epoch)
-        network.train()
-        loss_sum = correct = seen = 0.0
-        with _seeded(recipe.seed, epoch) as generator, accelerate(network, dtype):
-            batches = _batches(train, recipe.batch_size, steps, generator)
-            for step, (images, labels) in enumerate(progress.track(batches, f"{label} epoch {epoch + 1}/{recipe.epochs}")):
-                lr = learning_rate(recipe, epoch * steps + step, recipe.epochs * steps)
-                for group in optimizer.param_groups:
-                    group["lr"] = lr
-                inputs = data.normalize(images, normalization).contiguous(memory_format=torch.channels_last)
-                with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
-                    logits = network(inputs)
-                loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
-                optimizer.zero_grad(set_to_none=True)
-                loss.backward()
-                optimizer.step()
-                if hook is not None:
-                    hook.after_step(network)
-                loss_sum += loss.detach() * len(labels)
-                correct += (logits.argmax(1) == labels).sum()
-                seen += len(labels)
-        mean_loss = float(loss_sum) / seen
-        if not math.isfinite(mean_loss):
-            raise FloatingPointError(f"the loss of {label} is {mean_loss} in epoch {epoch + 1}: lower the learning rate")
+        title = f"{label} epoch {epoch + 1}/{recipe.epochs}"
+        lr, loss, top1 = _epoch(state, train, epoch, normalization, dtype, title)
+        if not math.isfinite(loss):
+            raise FloatingPointError(f"the loss of {label} is {loss} in epoch {epoch + 1}: lower the learning rate")
         val_top1 = evaluate(network, val, normalization=normalization, dtype=dtype).top1_pct if val is not None else None
-        seconds = time.perf_counter() - start
-        logs.append(EpochLog(epoch, lr, mean_loss, 100 * float(correct) / seen, val_top1, seconds))
-        progress.say(
-            f"{label} epoch {epoch + 1}/{recipe.epochs}: loss {mean_loss:.3f}, train {logs[-1].train_top1_pct:.2f} %, "
-            f"validation {val_top1 if val_top1 is not None else float('nan'):.2f} %, {seconds:.0f} s"
-        )
+        logs.append(EpochLog(epoch, lr, loss, top1, val_top1, time.perf_counter() - start))
+        validated = "" if val_top1 is None else f"validation {val_top1:.2f} %, "
+        progress.say(f"{title}: loss {loss:.3f}, train {top1:.2f} %, {validated}{logs[-1].seconds:.0f} s")
         if checkpoint is not None and epoch + 1 < recipe.epochs:
-            so_far = [asdict(log) for log in logs]
-            state = checkpoint, network, optimizer, hook, asdict(recipe), so_far
-            checkpoints.write(*state, made_with=made_with, made_by=made_by)
+            state.write(checkpoint, logs)
     if hook is not None:
         hook.after_step(network)
     network.eval()
@@ -154,16 +142,19 @@ def evaluate(
     dtype: torch.dtype = torch.float32,
     batch_size: int = 500,
 ) -> Accuracy:
-    """Top-1, top-5 and mean cross-entropy over the split, counted image by image, in eval mode."""
-    where = next(network.parameters()).device
-    normalization = normalization or network.normalization
+    """Top-1, top-5 and mean cross-entropy over the split, counted image by image, in eval mode.
+
+    `normalization` of the images is the network's own unless given. ValueError where the split has no images.
+    """
+    if not len(split):
+        raise ValueError("there are no images to evaluate on")
+    normalization, where = _normalization(network, normalization), split.images.device
     was_training = network.training
     network.eval()
     loss, top5, correct = 0.0, 0, []
     for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
-        inputs = data.normalize(images, normalization).contiguous(memory_format=torch.channels_last)
         with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
-            logits = network(inputs)
+            logits = network(_inputs(images, normalization))
         logits = logits.float()
         loss += float(F.cross_entropy(logits, labels, reduction="sum"))
         best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
@@ -175,27 +166,37 @@ def evaluate(
 
 
 @torch.no_grad()
-def recalibrate_batch_norm(network: nn.Module, train: data.Split, *, images: int = 5000, seed: int = 0) -> None:
-    """Replace the running statistics of every batch norm by the plain average over random training images, in place."""
+def recalibrate(
+    network: nn.Module, split: data.Split, *, images: int = 5000, seed: int = 0, normalization: Normalization | None = None
+) -> None:
+    """Replace the running statistics of every batch norm by the plain average over random images of `split`, in place."""
+    normalization = _normalization(network, normalization)
     norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None  # cumulative average
-    order = torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))[:images].to(train.labels.device)
-    chosen = train.subset(order).images
-    dropouts = [module for module in network.modules() if isinstance(module, nn.Dropout)]
+    order = torch.randperm(len(split), generator=torch.Generator().manual_seed(seed))[:images].to(split.labels.device)
     network.train()
-    for dropout in dropouts:
-        dropout.eval()
-    for batch in chosen.split(250):
-        network(data.normalize(batch, network.normalization).contiguous(memory_format=torch.channels_last))
+    for module in network.modules():
+        if isinstance(module, nn.Dropout):
+            module.eval()
+    for batch in split.images[order].split(250):
+        network(_inputs(batch, normalization))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     network.eval()
 
 
-# The parts of fit -------------------------------------------------------------------------------------------------
+def _normalization(network: nn.Module, given: Normalization | None) -> Normalization:
+    normalization = given or getattr(network, "normalization", None)
+    if normalization is None:
+        raise TypeError(f"a {type(network).__name__} does not say how its images are normalised: give normalization=…")
+    return normalization
+
+
+def _inputs(images: Tensor, normalization: Normalization) -> Tensor:
+    return data.normalize(images, normalization).contiguous(memory_format=torch.channels_last)
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
@@ -205,25 +206,94 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     return torch.optim.SGD(groups, lr=recipe.peak_lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
 
 
-@contextlib.contextmanager
-def _seeded(seed: int, epoch: int) -> Iterator[torch.Generator]:
-    """A generator for the order and the crops; dropout's global generator is seeded beside it and put back after."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed * 100_003 + epoch)
-        yield torch.Generator().manual_seed(seed * 100_003 + epoch)
+def _epoch(
+    state: "_State", train: data.Split, epoch: int, normalization: Normalization, dtype: torch.dtype, title: str
+) -> tuple[float, float, float]:
+    """Train one epoch; (last learning rate, mean loss, top-1 in percent) of its batches.
+
+    What does not fill a batch is left out and waits for another epoch's order.
+    """
+    network, recipe, where = state.network, state.recipe, train.images.device
+    seed = recipe.seed * 100_003 + epoch
+    generator = torch.Generator(where).manual_seed(seed)  # of the order and the crops
+    steps = max(1, len(train) // recipe.batch_size)
+    order = torch.randperm(len(train), generator=generator, device=where).split(recipe.batch_size)[:steps]
+    loss_sum = correct = seen = 0.0
+    network.train()
+    with torch.random.fork_rng(), accelerate(network, dtype):
+        torch.manual_seed(seed)  # of dropout; the global generator is put back afterwards
+        for step, index in enumerate(progress.track(order, title), start=epoch * steps):
+            lr = learning_rate(recipe, step, recipe.epochs * steps)
+            for group in state.optimizer.param_groups:
+                group["lr"] = lr
+            images = data.augment(train.images[index], generator, padding=recipe.crop_padding, mirrors=train.mirrors)
+            labels = train.labels[index]
+            with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
+                logits = network(_inputs(images, normalization))
+            loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
+            state.optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            state.optimizer.step()
+            if state.hook is not None:
+                state.hook.after_step(network)
+            loss_sum += loss.detach() * len(labels)
+            correct += (logits.argmax(1) == labels).sum()
+            seen += len(labels)
+    return lr, float(loss_sum) / seen, 100 * float(correct) / seen
 
 
-class _batches:  # noqa: N801 - a sized iterable, used like a function
-    """`steps` shuffled, augmented batches of one epoch; what does not fill a batch waits for another epoch's order."""
+@dataclass(frozen=True)
+class _State:
+    """All that a training carries from one epoch to the next, and its checkpoint: one checksummed file."""
 
-    def __init__(self, split: data.Split, batch_size: int, steps: int, generator: torch.Generator):
-        self.split, self.batch_size, self.steps, self.generator = split, batch_size, steps, generator
+    network: nn.Module
+    optimizer: torch.optim.SGD
+    hook: Hook | None
+    recipe: Recipe
+    made_with: str
+    made_by: dict[str, str] | None
 
-    def __len__(self) -> int:
-        return self.steps
+    def write(self, path: Path, logs: Sequence[EpochLog]) -> None:
+        """Store the state after the epochs in `logs`."""
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        for name, parameter in self.network.named_parameters():
+            tensors[f"momentum.{name}"] = self.optimizer.state[parameter].get("momentum_buffer", torch.zeros_like(parameter))
+        tensors |= {f"hook.{name}": tensor for name, tensor in (self.hook.state_dict() if self.hook else {}).items()}
+        described = {"recipe": asdict(self.recipe), "logs": [asdict(log) for log in logs], "made_by": self.made_by or {}}
+        files.save_tensors(path, tensors, {k: json.dumps(v) for k, v in described.items()} | {"made_with": self.made_with})
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.split), generator=self.generator).to(self.split.labels.device)
-        for index in order.split(self.batch_size)[: self.steps]:
-            images = data.augment(self.split.images[index], self.generator, mirrors=self.split.mirrors)
-            yield images, self.split.labels[index]
+    def resume(self, path: Path) -> list[EpochLog]:
+        """Restore the state in place and return the logs of the epochs that are done.
+
+        A damaged file, or one of another recipe, other settings (`made_with`) or another network, is named and not used.
+        """
+        try:
+            tensors, described = files.load_tensors(path)
+            logs = [EpochLog(**log) for log in json.loads(described["logs"])]
+            parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}, "hook": {}}
+            for name, tensor in tensors.items():
+                part, _, rest = name.partition(".")
+                parts[part][rest] = tensor
+            shapes = {name: tensor.shape for name, tensor in parts["network"].items()}
+            same = json.loads(described["recipe"]) == asdict(self.recipe) and described["made_with"] == self.made_with
+            if not same or shapes != {name: tensor.shape for name, tensor in self.network.state_dict().items()}:
+                raise ValueError("it belongs to another recipe, other settings or another network")
+            if self.hook is not None:
+                self.hook.load_state_dict(parts["hook"])
+            self._complete(json.loads(described["made_by"]), path.name)
+        except (KeyError, TypeError, ValueError) as error:  # files.CorruptFile is one
+            progress.say(f"{path} is not continued from ({error}); training starts again")
+            return []
+        self.network.load_state_dict(parts["network"])
+        for name, parameter in self.network.named_parameters():
+            buffer = torch.empty_like(parameter)  # in the parameter's memory format, as the optimizer's own would be
+            self.optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(parts["momentum"][name])
+        return logs
+
+    def _complete(self, before: Mapping[str, str], name: str) -> None:
+        """Put those who made the epochs so far before those who go on."""
+        for what, now in (self.made_by or {}).items():
+            both = "; ".join(dict.fromkeys([*before.get(what, now).split("; "), now]))
+            if both != now:
+                self.made_by[what] = both
+                progress.say(f"{name} was begun by others; the result names both: {both}")

@@ -2,7 +2,7 @@
 
 A training step of VGG16-BN frees and asks again for hundreds of MiB in blocks of up to 40 MiB. The C library gives such
 blocks back at once, and the system then has to find and clear their pages anew: 100,000 page faults a step, which took
-a quarter of its time (`bench/training.py` measures both loops). Results do not change.
+a quarter of its time. Results do not change.
 """
 
 import contextlib
@@ -18,12 +18,12 @@ USUAL = {MMAP_MAX: 65_536, MMAP_THRESHOLD: 32 * 2**20, TRIM_THRESHOLD: 64 * 2**2
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Within the context (or the decorated function) memory that is freed waits for the next tensor; then it is returned.
+    """Within the context memory that is freed waits for the next tensor; then it is returned.
 
     Holds for the whole process, and is not to be nested. Does nothing where the C library is not glibc.
     """
-    library = ctypes.CDLL(None)
-    if not hasattr(library, "gnu_get_libc_version"):
+    library = _glibc()
+    if library is None:
         yield
         return
     _set(library, KEPT)
@@ -32,6 +32,15 @@ def kept() -> Iterator[None]:
     finally:
         _set(library, USUAL)
         library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library with the settings above; None elsewhere (macOS, musl, Windows)."""
+    try:
+        library = ctypes.CDLL(None)
+    except (OSError, TypeError):
+        return None
+    return library if hasattr(library, "gnu_get_libc_version") else None
 
 
 def _set(library: ctypes.CDLL, values: dict[int, int]) -> None:

@@ -11,7 +11,7 @@ zeros of the padding. Three rewrites help, all exact in real numbers:
   Their transforms would lose bfloat16's few digits.
 
 Which one a layer uses depends on its shape, the dtype and the processor only, never on a timing: training that was
-interrupted and resumed gives the same bits.
+interrupted and resumed gives the same bits. All of them take any number of images, none included.
 """
 
 import functools
@@ -23,7 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from helpers import machine, winograd
+from helpers import machine
+from helpers.accelerate import winograd
 
 DTYPES = (torch.float32, torch.bfloat16)
 MIN_CHANNELS = 256  # with fewer, oneDNN's weight gradient is as fast
@@ -32,25 +33,18 @@ MIN_TILED = 64 * 128  # input times output channels; with fewer, the transforms 
 
 
 @contextmanager
-def accelerate(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
-    """Within the context `network` trains faster on the CPU.
+def replaced(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
+    """Within the context the 3×3 convolutions of `network` (stride 1, padding 1, one group) are `FastConv2d`.
 
-    Args:
-        network: any module; its 3×3 convolutions of stride 1, padding 1 and one group are the ones that can gain. Best
-            in torch.channels_last. Parameters, hooks and the state dict's names stay as they are.
-        dtype: what the convolutions compute in: torch.float32, or torch.bfloat16 (autocast).
-
-    On another device, in another dtype and without gradients the plain convolution runs. Not differentiable twice.
-    On exit the network is as before, after an exception too.
+    Parameters, hooks and the state dict's names stay as they are. In another dtype than float32 and bfloat16 nothing changes.
     """
-    on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
-    patched = [m for m in network.modules() if type(m) is nn.Conv2d and _eligible(m)] if on_cpu and dtype in DTYPES else []
+    eligible = [m for m in network.modules() if type(m) is nn.Conv2d and _eligible(m)] if dtype in DTYPES else []
     try:
-        for module in patched:
+        for module in eligible:
             module.__class__ = FastConv2d  # a class, not a closure: copies made meanwhile stay sound
         yield
     finally:
-        for module in patched:
+        for module in eligible:
             module.__class__ = nn.Conv2d
 
 
@@ -60,24 +54,26 @@ def _eligible(conv: nn.Conv2d) -> bool:
 
 
 class FastConv2d(nn.Conv2d):
-    """A 3×3 convolution of stride 1 and padding 1 whose training step takes the fastest way for its shape."""
+    """A 3×3 convolution of stride 1 and padding 1 whose training step is computed as is fastest for its shape."""
 
     def _conv_forward(self, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         training = torch.is_grad_enabled() and weight.requires_grad
         if not training or inputs.ndim != 4 or inputs.device.type != "cpu":
             return super()._conv_forward(inputs, weight, bias)
         dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else inputs.dtype
-        fastest = way(tuple(inputs.shape[2:]), *weight.shape[:2], dtype, len(inputs))
+        fastest = rewrite(tuple(inputs.shape[2:]), *weight.shape[:2], dtype, len(inputs))
         if fastest is None:
             return super()._conv_forward(inputs, weight, bias)
         return fastest(inputs.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
 
 @functools.cache
-def way(size: tuple[int, int], outputs: int, channels: int, dtype: torch.dtype, images: int) -> Callable[..., Tensor] | None:
-    """The fastest way for maps of `size` on this processor, a function (inputs, weight, bias) → outputs; None is the plain one.
+def rewrite(
+    size: tuple[int, int], outputs: int, channels: int, dtype: torch.dtype, images: int
+) -> Callable[[Tensor, Tensor, Tensor | None], Tensor] | None:
+    """What computes a convolution of maps of `size` fastest here: a function (inputs, weight, bias) → outputs; None: torch's own.
 
-    Fixed rules, from measuring VGG16's layers one by one at batch 32 to 256 (`bench/training.py` measures the sum).
+    Fixed rules, from measuring VGG16's layers one by one at batch 32 to 256.
     """
     deep = min(channels, outputs) >= MIN_CHANNELS
     if dtype not in DTYPES:
@@ -94,7 +90,7 @@ def way(size: tuple[int, int], outputs: int, channels: int, dtype: torch.dtype, 
     return tap_convolution if deep and max(size) <= largest else None
 
 
-# Ways: (N, C, H, W), (O, C, 3, 3), (O) → (N, O, H, W), all of one dtype -----------------------------------------------
+# Rewrites: (N, C, H, W), (O, C, 3, 3), (O) → (N, O, H, W), all of one dtype -----------------------------------------------
 
 
 def tap_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -174,10 +170,10 @@ class _TiledConvolution(torch.autograd.Function):
         transformed, *tiles = ctx.saved_tensors
         maps, size = gradient.permute(0, 2, 3, 1), gradient.shape[2:]
         for_inputs = maps.new_empty(*maps.shape[:3], transformed.shape[2]) if ctx.needs_input_grad[0] else None
-        for_weight = None
+        for_weight = torch.zeros_like(transformed)
         for part, seen in zip(winograd.parts(maps, max(transformed.shape[1:])), tiles, strict=True):
             caused = winograd.outputs_gradient(maps[part])
-            for_weight = torch.bmm(caused.mT, seen) if for_weight is None else for_weight.baddbmm_(caused.mT, seen)
+            for_weight.baddbmm_(caused.mT, seen)
             if for_inputs is not None:
                 for_inputs[part] = winograd.inputs_gradient(torch.bmm(caused, transformed), *size)
         if for_inputs is not None:
