@@ -1,0 +1,36 @@
+import pandas as pd
+import pytest
+
+from helpers.report import published
+
+
+def test_every_table_of_the_original_report_is_there():
+    figures = published.ORIGINAL
+    assert figures.groupby("task").size().to_dict() == {"Task 0": 2, "Task 1a": 2, "Task 1b": 2, "Task 2": 2}
+    needed = ["size_mib", "macs", "peak_memory_mib", "latency_ms", "top1_pct"]
+    assert figures[needed].notna().all(axis=None) and not figures.duplicated(["dataset", "method"]).any()
+
+
+def test_a_figure_is_looked_up_or_none():
+    assert published.reported("cifar100", "grasp_iterative", "top1_pct") == 42.67
+    assert published.reported("cifar10", "dense", "energy_mj") == 77_151
+    assert published.reported("cifar10", "lasso_channels", "macs") == pytest.approx(41.782e6)
+    for gap in (("cifar10", "lasso_channels", "sparsity_pct"), ("digits", "dense", "macs"), ("cifar10", "snip", "macs")):
+        assert published.reported(*gap) is None
+    assert published.reported("cifar10", "dense", "no_such_column") is None
+
+
+def test_its_own_figures_give_the_reductions_it_speaks_of():
+    wide, small = (
+        published.ORIGINAL.query(f"dataset == 'cifar10' and method == '{m}'").iloc[0] for m in ("dense", "lasso_channels")
+    )
+    assert 1 - small["macs"] / wide["macs"] == pytest.approx(0.87, abs=0.005)
+    assert 1 - small["peak_memory_mib"] / wide["peak_memory_mib"] == pytest.approx(0.74, abs=0.005)
+
+
+def test_every_published_figure_has_its_source():
+    assert all(
+        isinstance(source, published.Source) and source.url.startswith("https://") for source in published.ELSEWHERE["source"]
+    )
+    assert published.ELSEWHERE["top1_pct"].between(50, 100).all()
+    assert isinstance(published.ORIGINAL, pd.DataFrame) and set(published.ELSEWHERE["dataset"]) == {"cifar10", "cifar100"}
