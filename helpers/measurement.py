@@ -1,47 +1,55 @@
-"""What a network costs: size, MACs and latency; memory and energy are reachable from here.
+"""What a network costs: size, MACs, latency, memory and energy.
 
-Every figure is read, never derived from a wish: what cannot be read is None with a reason, never 0. MiB is 2**20
-bytes, one MAC one multiply-add. Networks are measured in inference mode and in their own dtype.
+Every figure is read from the network or the machine: what cannot be read is None with a reason, never 0. MiB is 2**20
+bytes, one MAC one multiply-add. Networks are measured in inference mode and in their own number format.
 """
 
 import copy
 import io
+import os
+import statistics
 import sys
+import time
+import warnings
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
 from helpers import data
-from helpers.energy import energy
-from helpers.memory import MIB, memory
 from helpers.models import VGG
-
-__all__ = ["BATCH", "LATER", "Latency", "energy", "file_size", "images_for", "latency", "macs_aten", "memory"]
 
 Name = TypeVar("Name", bound=Hashable)
 BATCH = 128
-LATER = "not measured: left to a pass in which nothing else runs on the machine"
-
-
-@dataclass(frozen=True)
-class Latency:
-    """Time of one call in ms over `runs` calls."""
-
-    median_ms: float
-    p90_ms: float
-    runs: int
+MIB = 2**20
+POWERCAP = Path("/sys/class/powercap")
 
 
 def images_for(network: VGG, split: data.Split, count: int) -> Tensor:
     """The first `count` images of `split` (repeated where it has fewer), normalised for `network`: (count, 3, H, W)."""
     index = torch.arange(count, device=split.images.device) % len(split)
     return data.normalize(split.images[index], network.normalization)
+
+
+@contextmanager
+def _evaluating(*networks: object) -> Iterator[None]:
+    """Networks in eval mode, and back as they were; other callables pass through."""
+    training = [network for network in networks if isinstance(network, nn.Module) and network.training]
+    for network in training:
+        network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for network in training:
+            network.train()
 
 
 def file_size(network: nn.Module) -> float:
@@ -51,45 +59,44 @@ def file_size(network: nn.Module) -> float:
     return buffer.tell() / MIB
 
 
-# MACs -------------------------------------------------------------------------------------------------------------
+def macs_aten(network: nn.Module, image_size: int | None = None) -> int:
+    """Multiply-adds for one image as ptflops counts them with its "aten" backend, batch norm included.
 
-
-def macs_aten(network: VGG) -> int:
-    """Multiply-adds for one image as ptflops counts them with its "aten" backend, batch norm included."""
-    with _without("torchvision"):
+    `image_size` is the network's own unless given, or 32 where it names none. Raises ImportError without ptflops, and
+    RuntimeError for a network that it cannot count.
+    """
+    # ptflops does without torchvision when there is none, yet stops at one whose compiled operators do not load, as those of
+    # the stock wheel beside a CPU-only torch
+    imported = {"torchvision": sys.modules.get("torchvision")} if "torchvision" in sys.modules else {}
+    sys.modules["torchvision"] = None
+    try:
         from ptflops import get_model_complexity_info
-    # a copy: ptflops leaves hooks on the network's children
+    except ImportError as error:
+        raise ImportError(f"MACs are counted by ptflops, which cannot be imported ({error}): pip install ptflops") from None
+    finally:
+        del sys.modules["torchvision"]
+        sys.modules.update(imported)
+    size = image_size or getattr(network, "image_size", 32)
     macs, _ = get_model_complexity_info(
-        copy.deepcopy(network).eval(),
-        (3, network.image_size, network.image_size),
+        copy.deepcopy(network).eval(),  # a copy: ptflops leaves hooks on the network's children
+        (3, size, size),
         as_strings=False,
         print_per_layer_stat=False,
         verbose=False,
         backend="aten",
     )
     if macs is None:
-        raise RuntimeError("ptflops could not count this network; it printed why")
+        raise RuntimeError(f"ptflops could not count this {type(network).__name__} on a {size}×{size} image; it printed why")
     return int(macs)
 
 
-@contextmanager
-def _without(module: str) -> Iterator[None]:
-    """Imports of `module` fail with ImportError inside.
+@dataclass(frozen=True)
+class Latency:
+    """Time of one call in ms over `runs` calls."""
 
-    ptflops does without torchvision when there is none, yet stops when there is one whose compiled operators do not
-    load, as is the case of the stock wheel beside a CPU-only torch.
-    """
-    held = sys.modules.get(module)
-    sys.modules[module] = None
-    try:
-        yield
-    finally:
-        del sys.modules[module]
-        if held is not None:
-            sys.modules[module] = held
-
-
-# Latency ----------------------------------------------------------------------------------------------------------
+    median_ms: float
+    p90_ms: float
+    runs: int
 
 
 def latency(
@@ -114,10 +121,7 @@ def latency(
     }
     times: dict[Name, list[float]] = {name: [] for name in callables}
     runs = dict.fromkeys(callables, 0)
-    modules = [c for c in callables.values() if isinstance(c, nn.Module) and c.training]
-    for module in modules:
-        module.eval()
-    with torch.inference_mode():
+    with _evaluating(*callables.values()):
         for name, call in callables.items():
             for _ in range(3):  # first calls pick kernels and reorder weights
                 call(batches[name])
@@ -126,6 +130,160 @@ def latency(
                 block = timers[name].blocked_autorange(min_run_time=min_seconds / rounds)
                 times[name] += block.times
                 runs[name] += len(block.times) * block.number_per_run
-    for module in modules:
-        module.train()
     return {name: Latency(1e3 * float(np.median(t)), 1e3 * float(np.quantile(t, 0.9)), runs[name]) for name, t in times.items()}
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Memory of one forward pass in MiB, weights and input included; `method` says how it was read."""
+
+    peak_mib: float
+    average_mib: float
+    method: str
+
+
+def memory(network: nn.Module, batch: Tensor) -> Memory:
+    """Peak and time-averaged memory of one forward pass of `batch`.
+
+    On a GPU from the allocator's statistics; on a CPU from every allocation and release during the pass, exact in its
+    peak. Both on top of `batch` and the network's parameters and buffers: what else lies on the device is not counted,
+    and memory that a library takes past torch's allocator is not seen.
+    """
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"memory is measured of a torch.nn.Module, whose weights it counts; this is a {type(network).__name__}")
+    storages = [tensor.untyped_storage() for tensor in (*network.parameters(), *network.buffers(), batch)]
+    held = sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+    with _evaluating(network):
+        network(batch)  # lazy initialisation is no part of a pass
+        peak, average, method = (_on_cuda if batch.is_cuda else _on_cpu)(network, batch, held)
+    return Memory(peak / MIB, average / MIB, method)
+
+
+def _on_cpu(network: nn.Module, batch: Tensor, held: int, passes: int = 5) -> tuple[float, float, str]:
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints two lines a run
+    readings = []
+    for _ in range(passes):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+                network(batch)
+        events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
+        readings.append(_live_bytes([(e.start_ns(), e.nbytes()) for e in events]))
+    peaks, averages = zip(*readings, strict=True)
+    method = "live bytes of the CPU allocator over one forward pass (torch.profiler), weights and input included"
+    return held + max(peaks), held + statistics.median(averages), method
+
+
+def _live_bytes(events: list[tuple[int, int]]) -> tuple[int, float]:
+    """(peak, time average) of the bytes alive, from (time, bytes allocated or −bytes released) pairs."""
+    if not events:
+        return 0, 0.0
+    times, changes = np.array(sorted(events, key=lambda event: event[0]), dtype=np.int64).T
+    live = np.cumsum(changes)
+    elapsed = np.diff(times)
+    average = float((live[:-1] * elapsed).sum() / elapsed.sum()) if elapsed.sum() else float(live.mean())
+    return max(int(live.max()), 0), average
+
+
+def _on_cuda(network: nn.Module, batch: Tensor, held: int) -> tuple[float, float, str]:
+    readings: list[tuple[float, int]] = []
+
+    def read(*_: object) -> None:
+        torch.cuda.synchronize(batch.device)
+        readings.append((time.perf_counter(), torch.cuda.memory_allocated(batch.device)))
+
+    torch.cuda.synchronize(batch.device)
+    others = torch.cuda.memory_allocated(batch.device) - held  # other networks, libraries' workspaces
+    torch.cuda.reset_peak_memory_stats(batch.device)
+    network(batch)
+    torch.cuda.synchronize(batch.device)
+    peak = torch.cuda.max_memory_allocated(batch.device) - others
+    # the average from a second pass: reading after every layer slows it, yet changes no peak
+    layers = [module for module in network.modules() if not any(module.children())]
+    handles = [module.register_forward_hook(read) for module in layers]
+    try:
+        read()
+        network(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    times, live = np.array(readings).T
+    # what is alive after a layer was alive while it ran
+    average = float((live[1:] * np.diff(times)).sum() / np.diff(times).sum()) - others
+    method = "CUDA allocator: its peak, and its live bytes read after every layer, weights and input included, no other tensors"
+    return peak, average, method
+
+
+class _Unreadable(RuntimeError):
+    """No energy counter can be read; the message says why."""
+
+
+def energy(
+    network: Callable[[Tensor], Tensor], batch: Tensor, *, seconds: float = 3.0, powercap: Path = POWERCAP
+) -> tuple[float | None, str]:
+    """(mJ an image, how it was read), or (None, "not measured: why").
+
+    The counter of the device that holds `batch` is read around a window of at least `seconds`, since NVML's moves only
+    every 20 to 100 ms. All that the device draws in the window counts, its idle power included.
+    """
+
+    def run() -> None:
+        network(batch)
+        if batch.is_cuda:
+            torch.cuda.synchronize(batch.device)
+
+    try:
+        read, method = _nvml(batch.device) if batch.is_cuda else _rapl(powercap)
+        with _evaluating(network):
+            run()
+            begun, before, calls = time.perf_counter(), read(), 0
+            while time.perf_counter() - begun < seconds:
+                run()
+                calls += 1
+            spent = read() - before
+    except _Unreadable as error:
+        return None, f"not measured: {error}"
+    if spent <= 0:
+        return None, f"not measured: {method} did not move in {seconds:g} s"
+    return 1e3 * spent / (calls * len(batch)), method
+
+
+def _nvml(device: torch.device) -> tuple[Callable[[], float], str]:
+    """A reader of the GPU's total energy in joules."""
+    try:
+        import pynvml
+    except ImportError:
+        raise _Unreadable("pynvml (package nvidia-ml-py) is not installed") from None
+    try:
+        pynvml.nvmlInit()
+        # by UUID, for NVML ignores CUDA_VISIBLE_DEVICES
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+        pynvml.nvmlDeviceGetTotalEnergyConsumption(handle)
+    except pynvml.NVMLError as error:
+        raise _Unreadable(f"NVML gives no energy counter of this GPU ({error})") from None
+    return lambda: pynvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3, "NVML total energy counter"
+
+
+def _rapl(root: Path) -> tuple[Callable[[], float], str]:
+    """A reader of the processor packages' energy in joules, counted on from the first reading."""
+    zones = []
+    for zone in sorted(root.glob("intel-rapl:*")) if root.is_dir() else []:
+        try:
+            if (zone / "name").read_text().startswith("package"):  # the others lie within a package or around it
+                (zone / "energy_uj").read_text()
+                zones.append((zone / "energy_uj", int((zone / "max_energy_range_uj").read_text())))
+        except OSError as error:  # mostly that only root may read it
+            raise _Unreadable(f"the processor's energy counter cannot be read ({error})") from None
+    if not zones:
+        raise _Unreadable(f"no energy counter of the processor under {root} and no GPU in use")
+    last = [int(path.read_text()) for path, _ in zones]
+    total = [0]
+
+    def read() -> float:
+        for i, (path, span) in enumerate(zones):
+            now = int(path.read_text())
+            total[0] += (now - last[i]) % (span + 1)  # the counter wraps
+            last[i] = now
+        return total[0] / 1e6
+
+    return read, "RAPL energy counter of the processor packages"

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils import prune
 
-from helpers import files, models
-from helpers.pruning import masks
-from helpers.sparse import storage
+from helpers import files, models, storage
 
 LOSSLESS = [name for name in storage.FORMATS if name != "bitmask_fp16"]
 
@@ -35,7 +35,7 @@ def same_bits(a: models.VGG, b: models.VGG) -> bool:
     return list(ours) == list(theirs) and all(torch.equal(bits(ours[name]), bits(theirs[name])) for name in ours)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(
     seed=st.integers(0, 2**31),
     sparsity=st.sampled_from([0.0, 0.5, 0.8, 0.97, 1.0]),
@@ -83,7 +83,7 @@ def test_half_precision_values_are_rounded_to_half_and_refused_beyond_its_range(
         storage.save(network, tmp_path / "n", "bitmask_fp16")
 
 
-def test_sizes_are_those_of_the_formats_and_above_the_bound(tmp_path):
+def test_sizes_are_those_of_the_formats(tmp_path):
     network = small(widths=(32, "M", 64, "M"), hidden=(64,))
     n = sum(w.numel() for w in models.weights(network).values())
     k = sum(int((w != 0).sum()) for w in models.weights(network).values())
@@ -92,10 +92,10 @@ def test_sizes_are_those_of_the_formats_and_above_the_bound(tmp_path):
     payload = {"dense": 4 * n, "coo": 12 * k, "csr": 8 * k, "bitmask": n / 8 + 4 * k, "bitmask_fp16": n / 8 + 2 * k}
     for name, expected in payload.items():
         assert 0 <= sizes[name] - rest - expected < 6000, name  # names, shapes, digest, row starts
-    assert sizes["bitmask_fp16"] < storage.entropy_bound(network) < sizes["bitmask"] < sizes["csr"] < sizes["coo"]
+    assert sizes["bitmask_fp16"] < storage.entropy_bytes(network) < sizes["bitmask"] < sizes["csr"] < sizes["coo"]
 
 
-def test_the_bound_of_one_layer_is_the_number_of_its_patterns():
+def test_the_entropy_of_a_mask_is_the_number_of_its_patterns():
     network = models.VGG(2, (1, "M"), (), image_size=2)
     with torch.no_grad():
         for weight in models.weights(network).values():
@@ -103,32 +103,78 @@ def test_the_bound_of_one_layer_is_the_number_of_its_patterns():
         network.features[0].weight.flatten()[:9] = 1  # 9 of 27; nothing of the 2 of the linear layer
     rest = sum(t.nbytes for name, t in network.state_dict().items() if name not in models.weights(network))
     # 27 over 9 is 4,686,825, between 2^22 and 2^23: 9 · 32 + 22.2 bits are 39 bytes
-    assert storage.entropy_bound(network) == rest + 39
+    assert storage.entropy_bytes(network) == rest + 39
 
 
-def test_eighty_percent_of_vgg16_fits_the_bitmask_goal(tmp_path):
-    network = models.VGG(10)
-    weights = masks.Masks.of(network)
-    masks.magnitude(network, {name: masks.kept_count(m.numel(), 0.8033) for name, m in weights.items()}).apply(network)
-    assert storage.save(network, tmp_path / "n", "bitmask") <= 13.6 * 2**20
-
-
-def test_unknown_format_and_other_dtypes_are_refused(tmp_path):
+def test_an_unknown_format_is_refused(tmp_path):
     with pytest.raises(ValueError, match="zip.*bitmask"):
         storage.save(small(), tmp_path / "n", "zip")
-    with pytest.raises(ValueError, match="fp32"):
-        storage.save(small().double(), tmp_path / "n", "coo")
     assert not list(tmp_path.iterdir())
 
 
+class Subclass(models.VGG):
+    pass
+
+
+def replaced(part: str, place: int, layer: nn.Module):
+    return lambda n: getattr(n, part).__setitem__(place, layer)
+
+
+def pruned_by_torch(network: models.VGG) -> None:
+    prune.l1_unstructured(network.features[0], "weight", 0.5)
+
+
+# what load could not give back → (how the network is changed, what the error names); a change may return another network
+NOT_REBUILDABLE = {
+    "double": (lambda n: n.double(), "features.0.weight is torch.float64"),
+    "pruned by torch": (pruned_by_torch, "features.0.weight"),
+    "folded": (models.fold_batch_norm, "features"),
+    "compiled": (lambda n: torch.compile(n, backend="eager"), "OptimizedModule"),
+    "another head": (replaced("classifier", 3, nn.Linear(7, 4)), "classifier.3"),
+    "head without bias": (replaced("classifier", 3, nn.Linear(7, 3, bias=False)), "classifier.3"),
+    "another pool": (replaced("features", 3, nn.MaxPool2d(3, 2, 1)), "features.3"),
+    "subclass": (lambda n: Subclass(3), "Subclass"),
+    "residual": (lambda n: nn.Sequential(nn.Conv2d(3, 4, 3)), "Sequential"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_REBUILDABLE)
+def test_what_could_not_be_loaded_again_is_refused_by_name_before_anything_is_written(tmp_path, case):
+    network = small()
+    change, named = NOT_REBUILDABLE[case]
+    returned = change(network)
+    network = network if returned is None else returned
+    with pytest.raises(ValueError, match=named) as caught:
+        storage.save(network, tmp_path / "n", "coo")
+    assert not list(tmp_path.iterdir()) and "\n" not in str(caught.value)
+
+
+def test_masks_made_permanent_are_stored(tmp_path):
+    network = small(sparsity=0)
+    pruned_by_torch(network)
+    prune.remove(network.features[0], "weight")
+    storage.save(network, tmp_path / "n", "bitmask")
+    assert int((storage.load(tmp_path / "n").features[0].weight == 0).sum()) == 81
+
+
+def test_too_little_left_for_a_format_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "FREE_DENSE_BYTES", 0)
+    monkeypatch.setattr(storage, "MOST_EXPANSION", 2)
+    network = small(sparsity=1.0, widths=(32, "M", 64, "M"), hidden=(64,))
+    with pytest.raises(ValueError, match="coo"):
+        storage.save(network, tmp_path / "n", "coo")
+    assert not list(tmp_path.iterdir())
+    storage.save(network, tmp_path / "n", "dense")
+
+
 def test_random_corruptions_are_told_every_time(tmp_path):
-    """Flipped bits, overwritten runs, cut and lengthened files: 1,250 of them, none accepted, none another error."""
+    """Flipped bits, overwritten runs, cut and lengthened files: 500 of them, none accepted, none another error."""
     random.seed(5)
     path = tmp_path / "n"
     for format in storage.FORMATS:
         storage.save(small(), path, format)
         whole = path.read_bytes()
-        for _ in range(250):
+        for _ in range(100):
             broken = bytearray(whole)
             where, kind = random.randrange(len(whole)), random.randrange(4)
             if random.random() < 0.3:
