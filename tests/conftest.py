@@ -7,16 +7,21 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
-from helpers import settings
+from helpers import files, settings
 
-OVERRIDES = ("PROFILE", "DEVICE", "RESULTS_DIR", "REPORT_DIR", "BUILD_DIR")
+FOLDERS = ("PROFILE", "SPARSITY", "RESULTS_DIR", "REPORT_DIR")
+DECISIONS = ("DTYPE", "ACCELERATE", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
 
 
 def pytest_configure(config):
     """Before any test is collected: what they compare is counted and timed on the CPU, and leaves no timing behind."""
     config.sparse_cache = tempfile.TemporaryDirectory(prefix="sparse-cache-")
     os.environ |= {"DEVICE": "cpu", "SPARSE_CACHE": config.sparse_cache.name}
+    if os.environ.get("PYTEST_XDIST_WORKER"):  # one core each
+        os.environ["OMP_NUM_THREADS"] = "1"
+        torch.set_num_threads(1)
 
 
 def pytest_unconfigure(config):
@@ -30,10 +35,25 @@ def scratch(tmp_path_factory) -> Path:
 
 @pytest.fixture(autouse=True)
 def outside_the_checkout(scratch, monkeypatch):
-    """No test writes into the checkout, whatever profile and folders the caller has set; its committed rows can be read."""
-    for name in ("PROFILE", "RESULTS_DIR", "REPORT_DIR"):
+    """No test writes into the checkout, whatever profile and folders the caller has set; its committed results can be read."""
+    for name in FOLDERS:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("BUILD_DIR", str(scratch))
+
+
+@pytest.fixture
+def own_folders(tmp_path, monkeypatch) -> Path:
+    """This test alone writes there."""
+    for name in ("BUILD_DIR", "RESULTS_DIR", "WEIGHTS_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+    return tmp_path
+
+
+@pytest.fixture
+def no_decisions(monkeypatch):
+    """Nothing in the environment decides which code runs."""
+    for name in DECISIONS:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -44,12 +64,21 @@ def demo(tmp_path_factory) -> Path:
     """
     if os.environ.get("DEMO_PAGES"):
         return Path(os.environ["DEMO_PAGES"])
-    folder = tmp_path_factory.mktemp("build")
-    environment = {name: value for name, value in os.environ.items() if name not in OVERRIDES} | {"BUILD_DIR": str(folder)}
+    folder = tmp_path_factory.getbasetemp()
+    folder = (folder.parent if os.environ.get("PYTEST_XDIST_WORKER") else folder) / "build"
+    with files.lock(folder / "demo.lock"):  # the first of several test processes builds it
+        if not (folder / "demo-is-built").exists():
+            _build(folder)
+            (folder / "demo-is-built").touch()
+    return folder / "demo"
+
+
+def _build(folder: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in (*FOLDERS, "DEVICE")}
     command = [sys.executable, "-m", "helpers.report"]
+    environment |= {"BUILD_DIR": str(folder)}
     done = subprocess.run(command, cwd=settings.ROOT, env=environment, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-4000:]
-    return folder / "demo"
 
 
 @pytest.fixture(scope="session")

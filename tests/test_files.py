@@ -1,9 +1,13 @@
 """Files are whole or absent, and what was altered is never read."""
 
 import json
+import os
+import signal
 import threading
+import time
 
 import pytest
+import tiny
 import torch
 
 from helpers import files
@@ -30,7 +34,7 @@ def test_a_changed_value_name_or_note_is_refused(tmp_path):
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
-    path = tmp_path / "row.json"
+    path = tmp_path / "x.json"
     files.save_json(path, {"value": 1})
     with pytest.raises(ValueError), files.atomic(path) as temporary:
         temporary.write_text("half")
@@ -38,11 +42,42 @@ def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
     with pytest.raises(ValueError):
         files.save_json(path, {"value": float("nan")})
     assert files.load_json(path) == {"value": 1}
-    assert [p.name for p in tmp_path.iterdir()] == ["row.json"]
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_damage_is_told_or_changes_nothing(tmp_path):
+    path = tmp_path / "t.safetensors"
+    files.save_tensors(path, TENSORS, {"who": "me"})
+    refused, whole = 0, path.read_bytes()
+    for broken in tiny.damaged(whole, 300):
+        path.write_bytes(broken)
+        try:
+            tensors, metadata = files.load_tensors(path)
+        except files.CorruptFile as error:
+            assert str(path) in str(error)
+            refused += 1
+        else:
+            assert files.digest_of(tensors, metadata) == files.digest_of(TENSORS, {"who": "me"})
+    assert refused > 270
+
+
+@pytest.mark.parametrize("read", [files.load_tensors, files.load_json])
+def test_code_in_a_file_is_never_executed(tmp_path, read):
+    path, target = tmp_path / "file", tmp_path / "executed"
+    path.write_bytes(tiny.trap(target))
+    with pytest.raises(files.CorruptFile, match="file"):
+        read(path)
+    assert not target.exists()
+
+
+def test_what_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "folder").write_text("a file where a folder should be")
+    with pytest.raises(OSError, match=r"folder/x\.json could not be written"):
+        files.save_json(tmp_path / "folder" / "x.json", {})
 
 
 def test_json_that_was_edited_is_refused(tmp_path):
-    path = tmp_path / "row.json"
+    path = tmp_path / "x.json"
     files.save_json(path, {"top1_pct": 92.38, "none": None})
     path.write_text(path.read_text().replace("92.38", "99.38"))
     with pytest.raises(files.CorruptFile, match="digest"):
@@ -69,3 +104,22 @@ def test_a_lock_keeps_the_second_out_until_the_first_is_done(tmp_path):
         order.append("first")
     thread.join(10)
     assert order == ["first", "second"]
+
+
+def _hold(path, held):
+    with files.lock(path):
+        held.touch()
+        time.sleep(60)
+
+
+def test_a_dead_process_gives_its_lock_back(tmp_path):
+    child = tiny.FORK.Process(target=_hold, args=(tmp_path / "l", tmp_path / "held"))
+    child.start()
+    while not (tmp_path / "held").exists():
+        time.sleep(0.01)
+    with pytest.raises(files.Busy, match="another process"), files.lock(tmp_path / "l", wait=False):
+        pass
+    os.kill(child.pid, signal.SIGKILL)
+    child.join(10)
+    with files.lock(tmp_path / "l", wait=False):
+        pass
