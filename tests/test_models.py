@@ -1,13 +1,15 @@
 """The networks of the public releases, name by name and count by count."""
 
 import copy
+import math
 
 import pytest
+import tiny
 import torch
-from safetensors.torch import save_file
 from torch import nn
+from torch.nn.utils import prune
 
-from helpers import files, models, pretrained
+from helpers import files, models
 
 
 def small(**changes) -> models.VGG:
@@ -62,23 +64,110 @@ def test_a_file_carries_architecture_and_normalization(tmp_path):
     assert all(torch.equal(tensor, again.state_dict()[name]) for name, tensor in network.state_dict().items())
 
 
-def test_pretrained_weights_bring_their_normalization(tmp_path, monkeypatch):
-    monkeypatch.setenv("WEIGHTS_DIR", str(tmp_path))
-    with pytest.raises(FileNotFoundError, match="WEIGHTS_DIR"):
-        pretrained.load("cifar10")
-    state = {name: tensor.contiguous() for name, tensor in models.VGG(10).state_dict().items()}
-    save_file(state, tmp_path / "vgg16_bn_cifar10.safetensors")
-    with pytest.raises(files.CorruptFile, match="normalisation"):
-        pretrained.load("cifar10")
-    header = {"normalisation": '{"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}'}
-    save_file(state, tmp_path / "vgg16_bn_cifar10.safetensors", header)
-    assert pretrained.load("cifar10").normalization.mean == (0.1, 0.2, 0.3)
-    assert pretrained.training_of("cifar10") is None
-    save_file(state, tmp_path / "vgg16_bn_cifar10.safetensors", header | {"training": '"40 epochs"'})
-    assert pretrained.training_of("cifar10") == "40 epochs"
-    save_file(state, tmp_path / "vgg16_bn_cifar100.safetensors", header)
-    with pytest.raises(ValueError, match="10 classes, not 100"):
-        pretrained.load("cifar100")
+def test_damage_is_told_or_changes_nothing(tmp_path):
+    network, path = small(), tmp_path / "n.safetensors"
+    models.save(network, path)
+    for broken in tiny.damaged(path.read_bytes(), 100):
+        path.write_bytes(broken)
+        try:
+            again = models.load(path)
+        except files.CorruptFile as error:
+            assert str(path) in str(error)
+        else:
+            assert files.digest_of(again.state_dict()) == files.digest_of(network.state_dict())
+
+
+def test_a_file_says_which_experiment_it_is_of(tmp_path):
+    path = tmp_path / "n.safetensors"
+    models.save(small(), path, experiment="abc", trained="{}")
+    assert models.is_of(path, "abc") and not models.is_of(path, "abd") and not models.is_of(tmp_path / "none", "abc")
+    assert models.metadata(path)["trained"] == "{}" and models.metadata(tmp_path / "none") == {}
+    path.write_bytes(b"no network")
+    assert models.metadata(path) == {}
+
+
+CHANGES = {
+    "folded": models.fold_batch_norm,
+    "compiled": lambda n: torch.compile(n, backend="eager"),
+    "a larger pool": lambda n: exchanged(n.features, 3, nn.MaxPool2d(3, 2, 1), n),
+    "ceil mode": lambda n: exchanged(n.features, 3, nn.MaxPool2d(2, ceil_mode=True), n),
+    "a stride": lambda n: exchanged(n.features, 4, nn.Conv2d(4, 6, 3, padding=1, stride=2), n),
+    "one input channel": lambda n: exchanged(n.features, 0, nn.Conv2d(1, 4, 3, padding=1), n),
+    "no running statistics": lambda n: exchanged(n.features, 1, nn.BatchNorm2d(4, track_running_stats=False), n),
+    "another head": lambda n: exchanged(n.classifier, 3, nn.Linear(5, 3), n),
+    "a head without bias": lambda n: exchanged(n.classifier, 3, nn.Linear(5, 7, bias=False), n),
+    "a layer removed": lambda n: exchanged(n.features, 2, None, n),
+    "a layer added": lambda n: exchanged(n.features, 8, nn.ReLU(), n),
+    "weight norm": lambda n: nn.utils.parametrizations.weight_norm(n.features[0]) and n,
+    "pruned by torch": lambda n: prune.l1_unstructured(n.features[0], "weight", 0.5) and n,
+    "a subclass": lambda n: exchanged_class(n),
+}
+
+
+def exchanged(layers: nn.Sequential, index: int, layer: nn.Module | None, network: models.VGG) -> models.VGG:
+    if layer is None:
+        del layers[index]
+    elif index == len(layers):
+        layers.append(layer)
+    else:
+        layers[index] = layer
+    return network
+
+
+def exchanged_class(network: models.VGG) -> models.VGG:
+    network.__class__ = type("Changed", (models.VGG,), {"forward": lambda self, images: images})
+    return network
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_network_that_a_file_cannot_describe_is_refused_when_it_is_saved(tmp_path, change):
+    network = CHANGES[change](small(widths=(4, "M", 6, "M"), image_size=8))
+    state = torch.random.get_rng_state()
+    with pytest.raises(ValueError, match="stored") as refused:
+        models.save(network, tmp_path / "n")
+    assert len(str(refused.value)) < 200 and not list(tmp_path.iterdir())
+    assert torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_what_does_not_change_a_network_is_no_reason_to_refuse_it(tmp_path):
+    network = small()
+    network.features[1].momentum = None
+    network.set_dropout(0.9)
+    network.to(memory_format=torch.channels_last)
+    models.save(network.bfloat16(), tmp_path / "n")
+    again = models.load(tmp_path / "n")
+    assert again.features[0].weight.dtype == torch.float32
+    assert torch.equal(again.features[0].weight, network.features[0].weight.float())
+
+
+@pytest.mark.parametrize("use", [models.layer_table, models.macs, models.fold_batch_norm])
+def test_another_architecture_is_one_sentence(use):
+    with pytest.raises(TypeError, match=r"helpers\.models\.VGG.*Sequential"):
+        use(nn.Sequential(nn.Conv2d(3, 4, 3)))
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ((125.3, 123.0, 113.9), (0.2, 0.2, 0.2)),
+        ((0.5, 0.5, 0.5), (63.0, 62.1, 66.7)),
+        ((0.5,), (0.5,)),
+        ((0.5, 0.5, 0.5), (0.5, 0.0, 0.5)),
+        ((0.5, 0.5, 0.5), (0.5, -0.5, 0.5)),
+        ((math.nan, 0.5, 0.5), (0.5, 0.5, 0.5)),
+        ((0.5, 0.5, 0.5), (0.5, math.inf, 0.5)),
+    ],
+)
+def test_a_normalization_that_cannot_be_one_is_refused(mean, std):
+    with pytest.raises(ValueError, match="normalisation"):
+        models.Normalization("mine", mean, std)
+    with pytest.raises(ValueError):
+        models.build(small().architecture() | {"normalization": {"name": "mine", "mean": mean, "std": std}})
+
+
+def test_widths_are_divided_and_never_vanish():
+    assert models.scaled(models.VGG11, 32) == (2, "M", 4, "M", 8, 8, "M", 16, 16, "M", 16, 16, "M")
+    assert models.scaled((8, "M", 3), 4) == (2, "M", 1)
 
 
 @pytest.mark.parametrize(
