@@ -91,12 +91,15 @@ def load(name: str) -> tuple[Part, Part, Path | None]:
             f"{BATCHES[name]}/; unset CIFAR_DIR to download"
         )
     folder, place = found or _download(name)
-    if place.is_dir():
-        train, test = (_from_batches(name, place, split) for split in IMAGES)
-    else:
-        train, test = (_from_parquet(name, place.with_name(place.name.replace("train", split)), split) for split in IMAGES)
+    train, test = (_part(name, place, split) for split in IMAGES)
     listed = folder / "validation.csv"
     return train, test, listed if listed.is_file() else None
+
+
+def _part(name: str, place: Path, split: str) -> Part:
+    if place.is_dir():
+        return _from_batches(name, place, split)
+    return _from_parquet(name, place.with_name(place.name.replace("train", split)), split)
 
 
 def _checked(name: str, split: str, place: Path, part: Part) -> Part:
