@@ -1,4 +1,4 @@
-# make report | test | lab | study | bench | sweep | clean — each makes .venv and installs requirements.txt itself when missing.
+# make report | test | lab | study | bench | clean — each makes .venv and installs requirements.txt itself when missing.
 
 PYTHON  ?= python3
 PROFILE ?= demo
@@ -8,7 +8,7 @@ READY   := $(VENV)/requirements.stamp
 
 export PYTHONUNBUFFERED = 1
 
-.PHONY: report test lab study bench sweep clean
+.PHONY: report test lab study bench clean
 .DEFAULT_GOAL := report
 
 report: $(READY)  ## execute the notebooks and write the pages (PROFILE=demo, study or paper)
@@ -22,14 +22,12 @@ lab: $(READY)  ## step through the notebooks in JupyterLab
 	@PROFILE=$(PROFILE) PYTHONPATH=$(CURDIR) $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_baseline.ipynb \
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
-study: $(READY)  ## compute every missing row of the study, most important first, then measure in one quiet pass
-	@$(RUN) -m helpers.study --profile study
+study: PROFILE = study
+study: $(READY)  ## make every missing result; WORKERS=4 or SCHEDULER=tcp://host:8786: on a Dask cluster (docs/scaling.md)
+	@$(RUN) -m helpers.study --profile $(PROFILE) $(WORKERS:%=--workers %) $(SCHEDULER:%=--scheduler %)
 
 bench: $(READY)  ## every benchmark, one table in results/bench.md
 	@$(RUN) -m bench
-
-sweep: $(READY)  ## rows on a Dask cluster: make sweep SCHEDULER=tcp://host:8786, or a local one without it
-	@$(RUN) -m helpers.sweep --profile $(PROFILE) $(if $(SCHEDULER),--scheduler $(SCHEDULER))
 
 clean:  ## what a build makes again; never the committed rows, figures and pages
 	rm -rf build .pytest_cache .ruff_cache .hypothesis
