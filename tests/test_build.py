@@ -1,5 +1,6 @@
-"""The build on small notebooks: whole pages, and one clear line with everything kept when something goes wrong."""
+"""The build on tiny notebooks: whole pages, nothing of a reader's own set-up in them, and one clear line when it fails."""
 
+import json
 import os
 import re
 import signal
@@ -9,27 +10,24 @@ import time
 
 import nbformat
 import pytest
+import sample
 from bs4 import BeautifulSoup
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
 from helpers import files, settings
 from helpers.report import build, pages
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
-    """An empty folder of notebooks, with pages and rows beside it."""
-    monkeypatch.setenv("BUILD_DIR", str(tmp_path / "build"))
-    for name in ("PROFILE", "REPORT_DIR", "RESULTS_DIR"):
-        monkeypatch.delenv(name, raising=False)
-    (tmp_path / "notebooks").mkdir()
-    return tmp_path
+def place(own_folders):
+    """An empty folder of notebooks, with pages and results beside it."""
+    (own_folders / "notebooks").mkdir()
+    return own_folders
 
 
-def write(place, name: str, *cells: str) -> None:
-    """A notebook whose code cells are `cells`, under a title and a heading."""
-    notebook = new_notebook(cells=[new_markdown_cell(f"# {name}\n\nWhy?"), *map(new_code_cell, cells)])
-    nbformat.write(notebook, place / "notebooks" / f"{name}.ipynb")
+def write(place, name: str, *cells: str, text: str = "") -> None:
+    """A notebook whose code cells are `cells`, under a title and a question; or `text` as `sample.notebook` reads it."""
+    whole = text or "\n".join([f"# {name}\n\nWhy?", *(cell if cell.startswith("%%") else f"%%\n{cell}" for cell in cells)])
+    nbformat.write(sample.notebook(whole), place / "notebooks" / f"{name}.ipynb")
 
 
 def run(place, *options: str) -> int:
@@ -40,60 +38,97 @@ def page(place, name: str) -> BeautifulSoup:
     return BeautifulSoup((settings.report_dir("demo") / f"{name}.html").read_text(), "html.parser")
 
 
-def test_a_notebook_becomes_a_page(place, capfd):
+def shown(place, name: str) -> list[str]:
+    return [pre.get_text(strip=True) for pre in page(place, name).select("pre.text")]
+
+
+def told(capfd) -> list[str]:
+    return [line for line in capfd.readouterr().err.splitlines() if line.startswith("build")]
+
+
+def test_notebooks_become_pages(place, capfd):
     write(place, "00_first", "import sys\nprint('to the page')\nprint('to the console', file=sys.stderr)", "sum(range(5))")
-    nbformat.write(
-        new_notebook(
-            cells=[new_markdown_cell("# Second\n\nAnd?\n\n## Part\n\nSo $a_1 < b$ as [before](00_first.ipynb#why)\n\n## Part")]
-        ),
-        place / "notebooks" / "01_second.ipynb",
+    second = (
+        "# Second\n\nAnd?\n\n## Part\n\nSo $a_1 < b$ as [before](00_first.ipynb#why), [elsewhere](../docs/trials.md)\n\n## Part"
     )
+    write(place, "01_second", text=second)
     assert run(place) == 0
     first, second = page(place, "00_first"), page(place, "01_second")
-    assert [pre.get_text(strip=True) for pre in first.select("pre.text")] == ["to the page", "10"]
-    assert "to the console" not in first.main.get_text().replace(first.select_one("details.code").get_text(), "")
+    assert shown(place, "00_first") == ["to the page", "10"]
+    assert "to the console" not in str(first.main).replace(str(first.select_one("details.code")), "")
     assert len(first.select("details.code:not([open]) pre")) == 2
     assert first.select_one('a[rel="next"]')["href"] == "01_second.html" == first.select("header nav a")[1]["href"]
-    assert second.select_one("math mo, math mi") and second.select_one("main a")["href"] == "00_first.html#why"
+    before, elsewhere = (link["href"] for link in second.select(".prose a"))
+    assert second.select_one("math mo") and before == "00_first.html#why"
+    assert (settings.report_dir("demo") / elsewhere).resolve() == settings.ROOT / "docs" / "trials.md"
     assert [h["id"] for h in second.find_all("h2")] == ["part", "part-2"] == [a["href"][1:] for a in second.select(".toc nav a")]
-    for soup in (first, second, page(place, "index")):
-        terms = {dt.get_text() for dt in soup.select(".provenance dt")}
-        assert terms == {"Profile", "Data", "Measured on", "Commit", "Built"}
+    assert page(place, "index").select(".contents a")[1]["href"] == "01_second.html"
 
 
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("1 / 0", r"ZeroDivisionError: division by zero"),
-        ("import os\nos.kill(os.getpid(), 9)", r"the kernel died"),
-        ("import time\ntime.sleep(60)", r"took longer than 3 s"),
-    ],
-    ids=["failing cell", "dead kernel", "time-out"],
-)
+FAILURES = {
+    "failing cell": ("1 / 0", r"ZeroDivisionError: division by zero"),
+    "dead kernel": ("import os\nos.kill(os.getpid(), 9)", r"the kernel died"),
+    "time-out": ("import time\ntime.sleep(60)", r"took longer than 2 s"),
+}
+
+
+@pytest.mark.parametrize(("source", "said"), FAILURES.values(), ids=FAILURES)
 def test_a_failure_is_one_line_and_keeps_what_there_is(place, capfd, source, said):
-    write(place, "00_good", "'fine'")
+    earlier = settings.report_dir("demo") / "01_bad.html"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text("earlier")
     write(place, "01_bad", "print('shown before')", source, "print('never')")
-    assert run(place, "--only", "00") == 0
-    earlier = (settings.report_dir("demo") / "00_good.html").read_bytes()
-    capfd.readouterr()
-    assert run(place, "--only", "01", "--timeout", "3") == 1
-    told = [line for line in capfd.readouterr().err.splitlines() if line.startswith("build failed")]
-    assert len(told) == 1 and re.search(r"01_bad\.ipynb, cell 3: " + said, told[0])
-    partial = page(place, "01_bad.partial")
-    assert "shown before" in partial.get_text() and "cell 3" in partial.select_one(".failure").get_text()
-    assert not (settings.report_dir("demo") / "01_bad.html").exists()
-    assert (settings.report_dir("demo") / "00_good.html").read_bytes() == earlier
-
+    assert run(place, "--timeout", "2") == 1
+    (line,) = told(capfd)
+    assert re.search(r"01_bad\.ipynb, cell 3: " + said, line)
+    partial = settings.build_dir("demo") / "01_bad.partial.html"
+    soup = BeautifulSoup(partial.read_text(), "html.parser")
+    assert "shown before" in soup.get_text() and "cell 3" in soup.select_one(".failure").get_text()
+    kept = nbformat.read(partial.with_suffix(".ipynb"), as_version=4)
+    assert kept.cells[1].outputs[0].text == "shown before\n" and not kept.cells[3].outputs
+    assert earlier.read_text() == "earlier"
     write(place, "01_bad", "print('mended')")
-    assert run(place, "--only", "01") == 0
-    assert "mended" in page(place, "01_bad").get_text() and not (settings.report_dir("demo") / "01_bad.partial.html").exists()
+    assert run(place) == 0
+    assert shown(place, "01_bad") == ["mended"] and not partial.exists() and not partial.with_suffix(".ipynb").exists()
+
+
+def test_parameters_are_set_behind_their_cell(place, capfd):
+    write(place, "00_first", "%% parameters\nSPARSITY = 0.8\nSCORE = 'snip'", "print(SPARSITY, SCORE)")
+    write(place, "01_second", "%% parameters\nCOUNT = 24", "print(COUNT)")
+    assert run(place, "--set", "SPARSITY=0.9", "--set", "SCORE=my score") == 0
+    assert shown(place, "00_first") == ["0.9 my score"] and shown(place, "01_second") == ["24"]
+    capfd.readouterr()
+    assert run(place, "--set", "SPARSTY=0.9") == 1
+    assert "did you mean 'SPARSITY'?" in told(capfd)[0]
+
+
+def test_a_readers_own_set_up_changes_nothing(place, monkeypatch):
+    """Another kernel registered as python3, IPython start-up files and settings, a matplotlibrc."""
+    kernel, startup = place / "jupyter" / "kernels" / "python3", place / "ipython" / "profile_default" / "startup"
+    for folder in (kernel, startup, place / "mpl"):
+        folder.mkdir(parents=True)
+    (kernel / "kernel.json").write_text(json.dumps({"argv": ["/bin/false"], "display_name": "other", "language": "python"}))
+    (startup / "00.py").write_text("print('started'); sum = None")
+    (startup.parent / "ipython_config.py").write_text("c.InteractiveShell.ast_node_interactivity = 'all'")
+    (place / "mpl" / "matplotlibrc").write_text("text.usetex: True\nsavefig.transparent: True")
+    (place / "startup.py").write_text("sum = None")
+    foreign = {"JUPYTER_PATH": place / "jupyter", "IPYTHONDIR": place / "ipython", "PYTHONSTARTUP": place / "startup.py"}
+    foreign |= {"MATPLOTLIBRC": place / "mpl", "MPLCONFIGDIR": place / "mpl", "MPLBACKEND": "svg"}
+    for name, value in foreign.items():
+        monkeypatch.setenv(name, str(value))
+    used = "import matplotlib\nprint(matplotlib.rcParams['text.usetex'], matplotlib.get_backend().split('.')[-1])"
+    write(place, "00_first", "import sys\nprint(sys.executable)", "1\nsum([1, 1])", used)
+    assert run(place) == 0
+    assert (
+        shown(place, "00_first") == [sys.executable, "2", "False inline"] or shown(place, "00_first")[2] == "False backend_inline"
+    )
 
 
 def test_a_second_build_refuses(place, capfd):
     write(place, "00_good", "'fine'")
     with files.lock(settings.build_dir("demo") / "build.lock"):
         assert run(place) == 1
-    assert "held by another process" in capfd.readouterr().err
+    assert "held by another process" in told(capfd)[0]
     assert not (settings.report_dir("demo") / "00_good.html").exists()
 
 
@@ -101,8 +136,19 @@ def test_a_second_build_refuses(place, capfd):
 def test_what_is_not_there_is_one_line(place, capfd, options):
     write(place, "00_good", "'fine'")
     assert run(place, *options) == 1
-    told = capfd.readouterr().err.strip().splitlines()
-    assert len(told) == 1 and re.search(r"did you mean 'demo'|begins with 07", told[0])
+    (line,) = told(capfd)
+    assert re.search(r"did you mean 'demo'|begins with 07", line)
+
+
+def test_results_of_other_folders_overwrite_no_committed_page(place):
+    """`place` sets BUILD_DIR and RESULTS_DIR."""
+    committed = {path: path.stat().st_mtime_ns for name in ("reports", "figures") for path in (settings.ROOT / name).glob("*")}
+    write(place, "00_good", "'fine'")
+    assert run(place, "--profile", "study") == 0
+    assert (settings.build_dir("study") / "00_good.html").is_file()
+    assert committed == {
+        path: path.stat().st_mtime_ns for name in ("reports", "figures") for path in (settings.ROOT / name).glob("*")
+    }
 
 
 def test_ctrl_c_stops_the_build_and_its_kernel(place):
@@ -117,7 +163,7 @@ def test_ctrl_c_stops_the_build_and_its_kernel(place):
     _, err = child.communicate(timeout=60)
     assert child.returncode == 130
     assert [line for line in err.splitlines() if line.startswith("build")] == [
-        "build stopped; start it again to go on from the stored rows"
+        "build stopped; start it again to go on from the stored results"
     ]
     while _alive(kernel) and time.monotonic() < deadline:
         time.sleep(0.1)
@@ -132,8 +178,9 @@ def _alive(process: int) -> bool:
     return True
 
 
-def test_formulas_leave_code_and_prices_alone():
-    notebook = new_notebook(cells=[new_markdown_cell("`$x$` costs $5 and $6; $$\\sum_i x_i$$ but $y$.")])
-    soup = BeautifulSoup(pages.body(notebook).html, "html.parser")
+def test_formulas_leave_code_and_prices_alone(place):
+    text = "# Formulas\n\n`$x$` costs $5 and $6; $$\\left\\|\\sum_i x_i\\right\\|$$ but $y$."
+    soup = BeautifulSoup(pages.contents(sample.notebook(text), place)[0], "html.parser")
     assert [m["display"] for m in soup.find_all("math")] == ["block", "inline"]
     assert soup.code.get_text() == "$x$" and "costs $5 and $6;" in soup.get_text()
+    assert all(operator["stretchy"] == "false" for operator in soup.find_all("mo"))  # without a maths font they sink

@@ -1,208 +1,241 @@
-"""Tables for a page: a caption, scoped headers, numbers aligned on the decimal point, gaps that say why.
+"""Tables of results: styled frames whose data stay in reach, with scoped heads and numbers aligned on the point.
 
-Every column has a fixed number of digits and tabular figures, so right-aligned numbers align on the point. The best
-value of a column carries a mark and bold type, never a colour alone.
+A page, JupyterLab and a reader's own code get the same object, a pandas Styler: `.data` holds the unrounded numbers under
+the frame's own column names.
 """
 
 import html
+import itertools
 import numbers
 import re
 import zlib
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
-from helpers.report import style
-from helpers.report.headings import HEADINGS, MILLIONS
+from helpers import statistics
+from helpers.report import look
 
-MISSING = "–"
-LONG_TEXT = 44  # characters, from where a cell holds a sentence rather than a name
-BEST = "▸"  # stands before the best value; a reader with a screen reader hears "best"
+# column of the frame → (heading, unit, digits); MACs are stored as counts and shown in millions
+HEADINGS: dict[str, tuple[str, str, int]] = {
+    **{"top1_pct": ("Top-1", "%", 2), "top5_pct": ("Top-5", "%", 2), "val_top1_pct": ("Validation top-1", "%", 2)},
+    **{"pruned_top1_pct": ("Top-1 right after pruning", "%", 2), "target_sparsity_pct": ("Sparsity wanted", "%", 2)},
+    **{"sparsity_pct": ("Sparsity", "%", 2), "density_pct": ("Density", "%", 2), "params": ("Parameters", "", 0)},
+    **{"nonzero_params": ("Non-zero", "", 0), "size_mib": ("File", "MiB", 2), "size_dense_mib": ("Dense file", "MiB", 2)},
+    **{"size_coo_mib": ("COO file", "MiB", 2), "size_csr_mib": ("CSR file", "MiB", 2), "entropy_mib": ("Entropy", "MiB", 2)},
+    **{"size_bitmask_mib": ("Bitmask file", "MiB", 2), "macs": ("MACs", "M", 1), "effective_macs": ("Effective MACs", "M", 1)},
+    **{"peak_memory_mib": ("Peak memory", "MiB", 1), "average_memory_mib": ("Average memory", "MiB", 1)},
+    **{"latency_ms": ("Latency, 1 image", "ms", 2), "latency_batch128_ms": ("Latency, 128 images", "ms", 0)},
+    **{"folded_latency_ms": ("Folded, 1 image", "ms", 2), "folded_latency_batch128_ms": ("Folded, 128 images", "ms", 0)},
+    **{"sparse_latency_ms": ("Zeros skipped, 1 image", "ms", 2), "energy_mj": ("Energy", "mJ", 0), "epochs": ("Epochs", "", 0)},
+    **{"sparse_latency_batch128_ms": ("Zeros skipped, 128 images", "ms", 0), "train_seconds": ("Training", "s", 0)},
+    **{
+        "dataset": ("Data set", "", 0),
+        "network": ("Network", "", 0),
+        "seeds": ("Trainings", "", 0),
+        "time_batch128_ms": ("Time, 128 images", "ms", 0),
+    },
+}
+MILLIONS = ("macs", "effective_macs")
+TASK = ("sparsity_pct", "size_mib", "macs", "peak_memory_mib", "latency_ms", "energy_mj", "top1_pct")  # the original's columns
+BEST = '<span class="mark" aria-hidden="true">▸</span><b>{}</b><span class="unseen" hidden> (best)</span>'
+GAP = '<span role="img" aria-label="no value">–</span>'
+DOT = '<span class="dot" style="display: inline-block; width: .62em; height: .62em; border-radius: 50%; background: {}"></span> '
+NUMBER = re.compile(r"[-+−±~≤≥<>]?\s?\d")
+LONG = 34  # characters, from where a cell holds a sentence rather than a name
+GROUP = " · "  # between the parts of a group's head
+_Styler = Styler.from_custom_template(str(Path(__file__).parent / "template"), html_table="table.html.tpl")
+_COLORS = {network.name: network.color for network in look.NETWORKS.values()}
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table as it stands in a page."""
+def number_text(value: float, digits: int) -> str:
+    """A number as a page shows it: fixed digits, thin spaces between thousands, a real minus sign, none before a zero."""
+    return f"{round(value, digits) or 0.0:,.{digits}f}".replace(",", "\u202f").replace("-", "\u2212")
 
-    html: str
 
-    def _repr_html_(self) -> str:
-        return self.html
+def signed_text(value: float) -> str:
+    """A difference in points: always with its sign."""
+    return ("+" if round(value, 2) > 0 else "") + number_text(value, 2)
 
-    def __repr__(self) -> str:
-        return "Table"
+
+def means(frame: pd.DataFrame) -> pd.DataFrame:
+    """One line a network: the mean over its seeds of every number, `seeds` of them, and the first seed's other columns."""
+    groups = frame.groupby(list(statistics.NETWORK), dropna=False, sort=False)
+    mean = {name: "mean" for name in frame.select_dtypes("number") if name not in (*statistics.NETWORK, "seed")}
+    first = {name: "first" for name in frame.columns if name not in (*mean, *statistics.NETWORK, "seed")}
+    return groups.agg({**mean, **first}).assign(seeds=groups.size()).reset_index()
 
 
 def table(
     frame: pd.DataFrame,
-    caption: str,
     *,
-    digits: Mapping[str, int] = {},
-    best: Mapping[str, str] = {},
+    caption: str,
     note: str = "",
-    headings: Mapping[str, str] = {},
-    reasons: Mapping = {},
-) -> Table:
-    """A frame as an HTML table.
+    headings: Mapping = {},
+    units: Mapping = {},
+    digits: Mapping = {},
+    highlight: Mapping = {},
+    key: str = "top1_pct",
+) -> Styler:
+    """A frame as a table; `.data` of what is returned has its numbers as they are.
 
     Args:
-        frame: one row a line; the index heads the rows (a plain 0, 1, 2 … index gives way to the first column). Columns
-            named as in the study's rows get their heading, unit and digits from `HEADINGS`; MACs are shown in millions.
-            Two-level columns give a first line of group headings. A "method" or "dataset" is shown by its label.
-        caption: one line above the table; may hold inline HTML.
-        digits: column → digits behind the point, where `HEADINGS` has none or another number is wanted.
-        best: column → "max" or "min": its best value is marked.
-        note: one paragraph below the table; may hold inline HTML.
-        headings: column → heading, where the name is not in `HEADINGS` or another is wanted ("Share of MACs (%)").
-        reasons: column, or (row label, column), → why a value is missing ("not measured: no counter"); a footnote.
+        frame: its index heads the lines; without one of its own, "dataset", "method" and "label" do, or the first column.
+            Columns named as in the results' frame get heading, unit and digits from `HEADINGS`. Of columns with two levels
+            (data set, column) the first stands above the second; outer index levels stand above their group.
+        caption: one sentence above the table; `note`: one paragraph below. Both may hold inline HTML.
+        headings, units, digits: column (both levels or the last) → what `HEADINGS` lacks, or something else.
+        highlight: column → "max" or "min": its best value is marked, unless more than two lines share it.
+        key: the column that stays in sight on a phone, where there is one of that name.
 
-    In a two-level frame `digits`, `best` and `reasons` take the whole (group, column) pair or the column alone.
-    Raises KeyError when `digits`, `best` or `headings` name a column that is not there, ValueError on an empty frame.
+    Raises KeyError for a column that is not there, ValueError for a frame that is empty or has two lines with the same heads.
     """
-    if frame.empty:
-        raise ValueError(f"the table {caption!r} has no rows")
-    if isinstance(frame.index, pd.RangeIndex) and frame.index.name is None:
-        frame = frame.set_index(frame.columns[0])
-    flat = {part for column in frame.columns for part in ((column, column[-1]) if isinstance(column, tuple) else (column,))}
-    for name in {**digits, **best, **headings}:
-        if name not in flat and name not in frame.index.names:
-            raise KeyError(f"the table has no column {name!r}; it has {list(frame.columns)}")
-    columns = [_Column(column, frame[column], digits, best, headings) for column in frame.columns]
-    footnotes: dict[str, int] = {}
-    body = []
-    for position, label in enumerate(frame.index):
-        cells = [column.cell(position, label, reasons, footnotes) for column in columns]
-        body.append(f"<tr>{_row_heads(frame.index, position)}{''.join(cells)}</tr>")
-    if any(column.best_positions for column in columns):
-        note = f'<span class="mark">{BEST}</span> best of its column. {note}'.strip()
-    for reason, number in footnotes.items():
-        note += f" <sup>{number}</sup> {html.escape(reason)}."
-    identity = f"table-{zlib.crc32((caption + ''.join(body)).encode()):08x}"
-    return Table(
-        f'<div class="table"><div class="scroll" tabindex="0" role="group" aria-labelledby="{identity}">'
-        f'<table class="data"><caption id="{identity}"><span>{caption}</span></caption>'
-        f"<thead>{_head(frame, columns, headings)}</thead><tbody>{''.join(body)}</tbody></table></div>"
-        + (f'<p class="note">{note}</p>' if note else "")
-        + "</div>"
+    shown = _headed(frame, headings)
+    names = {*frame.index.names, *(part for column in shown.columns for part in (column, _last(column)))}
+    if unknown := [name for name in (*headings, *units, *digits, *highlight) if name not in names]:
+        raise KeyError(f"the table {caption!r} has no column {unknown[0]!r}; it has {list(shown.columns)}")
+    if shown.empty:
+        raise ValueError(f"the table {caption!r} has no lines; leave it out where nothing was measured")
+    if not shown.index.is_unique:
+        twice = shown.index[shown.index.duplicated()][0]
+        raise ValueError(f"two lines of the table {caption!r} are headed {twice}; set an index that tells them apart")
+    styler = _Styler(shown, uuid=f"{zlib.crc32((caption + shown.to_csv()).encode()):08x}", cell_ids=False)
+    styler.hide(names=True).set_table_attributes('class="data"').set_caption((caption, note))  # the template takes both
+    heads = [_label] * (shown.columns.nlevels - 1) + [lambda name: _heading(name, headings, units)]
+    for level, write in enumerate(heads):
+        styler.format_index(write, axis=1, level=level)
+    for level, name in enumerate(shown.index.names):
+        styler.format_index(_writer(name, shown.index.get_level_values(level), digits), level=level)
+    styles = {}
+    for column, values in shown.items():
+        write = _writer(column, values, digits)
+        styler.format(write, subset=[column], na_rep=GAP)
+        if best := _best(values, write, highlight.get(column, highlight.get(_last(column)))):
+            styler.format(lambda value, write=write: BEST.format(write(value)), subset=(best, [column]))
+        if not all(isinstance(v, numbers.Real) or NUMBER.match(str(v)) for v in values.dropna()):
+            styles[column] = [{"selector": "", "props": f"text-align: left; {_wrapped(values)}"}]
+        elif key in (column, _last(column)):
+            styles[column] = [{"selector": "", "props": "position: sticky; right: 0; background: var(--paper, inherit);"}]
+    styler.set_table_styles(
+        [{"selector": "tbody th", "props": _wrapped(shown.index.get_level_values(-1)) or "text-align: left;"}]
     )
+    return styler.set_table_styles(styles, overwrite=False)
 
 
-class _Column:
-    """One column: how its values are written and which of them is best."""
+def task(
+    frame: pd.DataFrame, published: pd.DataFrame, networks: Iterable, *, caption: str, note: str = "", ours: Mapping = {}
+) -> Styler:
+    """A Task's networks in the original report's columns and units: its figures, ours, and each over its own dense network.
 
-    def __init__(self, key, values: pd.Series, digits: Mapping, best: Mapping, headings: Mapping):
-        self.key, self.values = key, list(values)
-        self.name = key[-1] if isinstance(key, tuple) else key
-        title, unit, default = HEADINGS.get(self.name, (str(self.name), "", None))
-        self.heading = headings.get(key, headings.get(self.name, title))
-        self.unit = "" if self.heading != title else unit
-        self.scale = 1e-6 if self.name in MILLIONS else 1
-        present = [v for v in self.values if not _is_missing(v)]
-        self.right = all(_is_number(v) or re.match(r"[-+−±~≤≥<>]?\s?\d", str(v)) for v in present)
-        whole = all(_is_number(v) and float(v).is_integer() for v in present)
-        fallback = default if default is not None else 0 if whole else 2
-        self.digits = digits.get(key, digits.get(self.name, fallback))
-        self.best_positions = self._best(best.get(key, best.get(self.name)))
+    Top-1 is not divided: the difference to the dense network is shown, in points. Columns that nobody measured are left out.
 
-    def _best(self, direction: str | None) -> set[int]:
-        """Positions of the best value as it is shown: what looks equal is equal."""
-        if direction is None:
-            return set()
-        if direction not in ("max", "min"):
-            raise ValueError(f"best takes 'max' or 'min', got {direction!r}")
-        shown = {i: round(v * self.scale, self.digits) for i, v in enumerate(self.values) if _is_number(v) and not _is_missing(v)}
-        if len(shown) < 2:
-            return set()
-        winner = (max if direction == "max" else min)(shown.values())
-        return {i for i, value in shown.items() if value == winner}
-
-    def head(self) -> str:
-        unit = f' <span class="unit">{self.unit}</span>' if self.unit else ""
-        kinds = ("number" if self.right else "", "short" if len(str(self.heading)) + len(self.unit) < 9 else "")
-        right = f' class="{" ".join(filter(None, kinds))}"' if any(kinds) else ""
-        return f'<th scope="col"{right}>{html.escape(str(self.heading))}{unit}</th>'
-
-    def cell(self, position: int, label, reasons: Mapping, footnotes: dict[str, int]) -> str:
-        value = self.values[position]
-        right = ' class="number"' if self.right else ""
-        if _is_missing(value):
-            candidates = ((label, self.key), (label, self.name), self.key, self.name)
-            reason = next((reasons[c] for c in candidates if c in reasons), None)
-            if reason is None:
-                return f"<td{right}>{_gap('no value')}</td>"
-            number = footnotes.setdefault(reason.rstrip("."), len(footnotes) + 1)
-            return f"<td{right}>{_gap(f'not measured, see note {number}')}<sup>{number}</sup></td>"
-        if not _is_number(value):
-            return f"<td{right or _wordy(value)}>{_label(self.name, value)}</td>"
-        text = number_text(value * self.scale, self.digits)
-        if position in self.best_positions:
-            mark = f'<span class="mark" aria-hidden="true">{BEST}</span>'
-            return f'<td class="number best">{mark}{text}<span class="unseen"> (best)</span></td>'
-        return f"<td{right}>{text}</td>"
+    Args:
+        frame: results, averaged over seeds here; `published`: the original's figures under the same column names.
+        networks: (method, label) of each, in order; the dense network itself gets no ratios.
+        ours: column of the original → our column that means the same (its file's format: {"size_mib": "size_coo_mib"}).
+    """
+    lines, reasons = {}, {}
+    sides = {"original": (published.assign(label=""), {}), "ours": (means(frame), ours)}
+    for dataset, (method, label) in itertools.product(frame["dataset"].unique(), networks):
+        head, ratios = GROUP.join([look.dataset(dataset), look.name(method, label)]), {}
+        for side, (source, same) in sides.items():
+            own, dense = _line(source, dataset, method, label), _line(source, dataset, "dense", "")
+            base = {c: dense[same[c]] if pd.notna(dense.get(same.get(c))) else dense.get(c) for c in TASK}
+            values = base if method == "dense" else {c: own.get(same.get(c, c)) for c in TASK}
+            lines[head, side] = values
+            if method != "dense":
+                ratios[head, f"{side} ÷ dense"] = {c: _over(c, values[c], base[c]) for c in TASK}
+        lines |= ratios
+        reasons |= {c: why for c, why in (own.get("reasons") or {}).items() if c in TASK and pd.isna(values[c])}
+    shown = pd.DataFrame.from_dict(lines, orient="index", columns=TASK).astype(float).dropna(axis=1, how="all")
+    shown.index = pd.MultiIndex.from_tuples(lines, names=["network", "figures"])
+    notes = [note, *(f"{HEADINGS[c][0]}: {why.removesuffix('.')}." for c, why in reasons.items() if c in shown)]
+    headings = {"figures": "Figures", "size_mib": "Size"}
+    units = {c: "MB" for c in ("size_mib", "peak_memory_mib") if c in shown}
+    styler = table(shown, caption=caption, note=" ".join(filter(None, notes)), headings=headings, units=units)
+    divided = [line for line in lines if line[1].endswith("÷ dense")]
+    for column in shown if divided else ():
+        write = signed_text if column == "top1_pct" else lambda value: f"{number_text(value, 2)}×"
+        styler.format(write, subset=(divided, [column]), na_rep="")
+    return styler
 
 
-def _gap(spoken: str) -> str:
-    return f'<span role="img" aria-label="{spoken}">{MISSING}</span>'
+def _line(source: pd.DataFrame, dataset: str, method: str, label: str) -> dict:
+    found = source[(source["dataset"] == dataset) & (source["method"] == method) & (source["label"] == label)]
+    return found.iloc[0].to_dict() if len(found) else {}
 
 
-def number_text(value: float, digits: int) -> str:
-    """A number as a page shows it: fixed digits, thin spaces between thousands, a real minus sign."""
-    text = f"{round(value, digits) or 0.0:,.{digits}f}".replace(",", "\u202f")  # "or": no minus before a zero
-    return text.replace("-", "\u2212")
+def _over(column: str, value: float | None, base: float | None) -> float:
+    if column == "sparsity_pct" or pd.isna(value) or pd.isna(base):
+        return float("nan")
+    return value - base if column == "top1_pct" else value / base
 
 
-def _head(frame: pd.DataFrame, columns: list[_Column], headings: Mapping) -> str:
-    """One header line, or two when the columns have two levels."""
-    names = [headings.get(name, HEADINGS.get(name, (name or "", "", 0))[0]) for name in frame.index.names]
-    grouped = frame.columns.nlevels > 1
-    span = ' rowspan="2"' if grouped else ""
-    # a corner without a word is a cell, not a header
-    corner = "".join(f'<th scope="col"{span}>{html.escape(str(n))}</th>' if n else f"<td{span}></td>" for n in names)
-    cells = "".join(column.head() for column in columns)
-    if not grouped:
-        return f"<tr>{corner}{cells}</tr>"
-    groups: list[list] = []
-    for column in frame.columns:
-        if groups and groups[-1][0] == column[0]:
-            groups[-1][1] += 1
-        else:
-            groups.append([column[0], 1])
-    first = "".join(f'<th scope="colgroup" colspan="{n}">{_label("dataset", name)}</th>' for name, n in groups)
-    return f"<tr>{corner}{first}</tr><tr>{cells}</tr>"
+def _headed(frame: pd.DataFrame, headings: Mapping) -> pd.DataFrame:
+    """The frame with one index level, or two where lines stand in groups; methods and data sets under their names."""
+    if not any(frame.index.names) and ("method" in frame or isinstance(frame.index, pd.RangeIndex)):
+        heads = [name for name in ("dataset", "method", "label") if name in frame and "method" in frame] or [frame.columns[0]]
+        index, frame = frame[heads], frame.drop(columns=heads)
+    else:
+        index = frame.index.to_frame(index=False)
+    index = index.reset_index(drop=True)
+    if "method" in index:
+        labels = index.pop("label") if "label" in index else [""] * len(index)
+        index["method"] = [look.name(*pair) for pair in zip(index["method"], labels, strict=True)]
+        index = index.rename(columns={"method": "network"})
+    if "dataset" in index:
+        index["dataset"] = index["dataset"].map(look.dataset)
+    *outer, inner = index.columns
+    if len(outer) > 1:
+        index[outer[0]] = index[outer].astype(str).agg(GROUP.join, axis=1)
+    index = index[[*outer[:1], inner]]
+    shown = frame.set_axis(pd.MultiIndex.from_frame(index) if outer else pd.Index(index[inner]))
+    corner = headings.get(inner, HEADINGS.get(inner, (inner if isinstance(inner, str) else None,))[0])
+    return shown.rename_axis(columns=[None] * (shown.columns.nlevels - 1) + [corner])
 
 
-def _row_heads(index: pd.Index, position: int) -> str:
-    """The heads of one row; in an index of two levels the outer one spans the rows that share it."""
-    if index.nlevels == 1:
-        return f'<th scope="row"{_wordy(index[position])}>{_label(index.name, index[position])}</th>'
-    outer = list(index.get_level_values(0))
-    label, *inner = index[position]
-    head = ""
-    if position == 0 or outer[position - 1] != label:
-        span = next((i for i, other in enumerate(outer[position:]) if other != label), len(outer) - position)
-        head = f'<th scope="rowgroup" rowspan="{span}">{_label(index.names[0], label)}</th>'
-    return head + "".join(f'<th scope="row"{_wordy(v)}>{_label(n, v)}</th>' for n, v in zip(index.names[1:], inner, strict=True))
+def _last(column: object) -> object:
+    return column[-1] if isinstance(column, tuple) else column
 
 
-def _wordy(value) -> str:
-    """Sentences wrap; names and figures stay on one line."""
-    return ' class="words"' if isinstance(value, str) and len(value) > LONG_TEXT else ""
+def _heading(column: object, headings: Mapping, units: Mapping) -> str:
+    title, unit, _ = HEADINGS.get(column, (str(column), "", 0))
+    unit = units.get(column, "" if column in headings else unit)
+    title = html.escape(str(headings.get(column, title)))
+    title = title if len(title) > 12 else f'<span style="white-space: nowrap">{title}</span>'  # "Top-1" breaks at its hyphen
+    return title + (f' <span class="unit">{html.escape(unit)}</span>' if unit else "")
 
 
-def _label(name, value) -> str:
-    """A text cell: methods and data sets by their label, a method with its mark from the plots."""
-    if name == "method" and value in style.METHODS:
-        look = style.method(value)
-        return f'<span class="dot" style="background:{look.color}" aria-hidden="true"></span>{html.escape(look.label)}'
-    if name == "dataset":
-        return html.escape(style.dataset(value))
-    return html.escape(str(value))
+def _writer(column: object, values: Iterable, digits: Mapping) -> Callable[[object], str]:
+    """How a column's values become text: numbers with its digits (those of `HEADINGS`, else 0 or 2), names with their dot."""
+    whole = all(float(v).is_integer() for v in values if isinstance(v, numbers.Real) and pd.notna(v))
+    usual = HEADINGS.get(_last(column), ("", "", 0 if whole else 2))[2]
+    places = digits.get(column, digits.get(_last(column), usual))
+    scale = 1e-6 if _last(column) in MILLIONS else 1
+    return lambda value: number_text(value * scale, places) if isinstance(value, numbers.Real) else _label(value)
 
 
-def _is_number(value) -> bool:
-    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+def _label(value: object) -> str:
+    """Text, escaped; a network's name behind a dot of its colour."""
+    parts = [look.dataset(part) for part in str(value).split(GROUP)]
+    known = [max((n for n in _COLORS if f"{part} ".startswith(f"{n} ")), key=len, default="") for part in parts]  # "SNIP at 90 %"
+    dots = [_COLORS.get(name) for name in known]
+    return GROUP.join((DOT.format(dot) if dot else "") + html.escape(part) for part, dot in zip(parts, dots, strict=True))
 
 
-def _is_missing(value) -> bool:
-    return pd.api.types.is_scalar(value) and bool(pd.isna(value))
+def _wrapped(texts: Iterable) -> str:
+    """The style of cells that hold sentences; names and numbers stay on one line."""
+    return "white-space: normal; min-width: min(14rem, 40vw);" if max(len(str(text)) for text in texts) > LONG else ""
+
+
+def _best(values: pd.Series, write: Callable[[object], str], direction: object) -> list:
+    """The heads of the lines with the best value as it is shown; none when more than two share it."""
+    if direction not in (None, "max", "min"):
+        raise ValueError(f"highlight takes 'max' or 'min', got {direction!r}")
+    if direction is None or values.notna().sum() < 2:
+        return []
+    winner = write(values.max() if direction == "max" else values.min())
+    heads = [head for head, value in values.items() if pd.notna(value) and write(value) == winner]
+    return heads if len(heads) <= 2 else []
