@@ -1,191 +1,70 @@
-"""Figures of the analysis notebook: accuracy against cost with its front, density profiles, shared weights, gradients."""
+"""Figures of the analysis: fronts of accuracy against a cost, shared weights, gradients."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import matplotlib.pyplot as plt
 import numpy as np
-from IPython.display import Markdown
+import pandas as pd
+import seaborn as sns
 
-from helpers.report import frontier, style
-from helpers.report.claims_accuracy import MAGNITUDE
-from helpers.report.evidence import Rows, name
-from helpers.report.sentences import absent, layer_labels
-from helpers.report.style import Figure
+from helpers.report import evidence, look
+from helpers.report.plots import label
 
-AXES = {
-    "bytes": ("Smallest exact file (MiB)", 1, "size on disk"),
-    "MACs": ("Effective MACs (M)", 1e-6, "effective MACs, those that touch a weight that is left"),
-    "latency": ("Time for 128 images, its fastest kernel (ms)", 1, "time at batch 128"),
-    "parameters": ("Parameters that are left (M)", 1e-6, "parameters"),
-}
-
-FEWEST = 3  # methods on a data set: two points tell nothing of a relation
-REACH = 15.0  # points below the best network that the axis shows: further down nobody would use one
+COSTS = {"file_mib": "File (MiB)", "effective_macs": "Multiply-adds (M)", "time_batch128_ms": "Time, 128 images (ms)"}
+TRAINED = ("", "preserving")
 
 
-def front(rows: Sequence[Mapping], kind: str) -> Figure | Markdown:
-    """Top-1 against one cost for every network, the front drawn through those that no other beats."""
-    known = Rows(rows)
-    panels = {d: points for d in known.datasets if (points := frontier.points(known, frontier.candidates(known, d), kind))}
-    if not panels:
-        return absent(f"accuracy against {AXES[kind][2]}")
-    label, scale, short = AXES[kind]
-    figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 4.6 * len(panels)), squeeze=False)
-    told, below = [], {}
-    for axes, (dataset, points) in zip(grid.flat, panels.items(), strict=True):
-        best = frontier.pareto(points)
-        axes.step(
-            [spent * scale for spent, _ in best],
-            [row["top1_pct"] for _, row in best],
-            where="post",
-            color=style.RULE,
-            linewidth=6,
-            solid_capstyle="round",
-            zorder=1,
-        )
-        labels = []
-        for method in dict.fromkeys(row["method"] for _, row in points):
-            look = style.method(method)
-            mine = sorted((spent * scale, row["top1_pct"]) for spent, row in points if row["method"] == method)
-            axes.plot(*zip(*mine, strict=True), color=look.color, marker=look.marker, linestyle=look.line, linewidth=1)
-            labels.append((*mine[-1], look.label, look.color))
-        axes.set_xscale("log")
-        left, right = axes.get_xlim()
-        axes.set_xlim(left, right * (right / left) ** 0.32)  # room for the labels
-        _plain_numbers(axes.xaxis)
-        axes.set(xlabel=label, ylabel="Top-1 (%)", title=style.dataset(dataset))
-        floor = max(row["top1_pct"] for _, row in points) - REACH
-        if under := [frontier.called(row) for _, row in points if row["top1_pct"] < floor]:
-            below[dataset] = f"on {style.dataset(dataset)} {'; '.join(under)}"
-        if axes.get_ylim()[0] < floor:
-            axes.set_ylim(floor, floor + 1.1 * REACH)
-        style.scatter_labels(axes, [place for place in labels if place[1] >= floor])
-        told.append(f"{style.dataset(dataset)}: {', '.join(dict.fromkeys(name(row['method']) for _, row in best))}")
-    return style.show(
-        figure,
-        f"04_front_{kind.lower()}",
-        alt=f"Top-1 accuracy against {short}, one panel a data set. On the front, from cheap to accurate: {'; '.join(told)}.",
-        caption=f"Accuracy against {short}. The grey band runs along the networks that no other beats: none is cheaper and more "
-        "accurate. Lines join one method's networks at several sparsities or MAC budgets, not all fine-tuned for as long."
-        + (f" More than {REACH:g} points below the best, and off the axis: {', and '.join(below.values())}." if below else ""),
-    )
+def fronts(frame: pd.DataFrame, chosen: Mapping[str, pd.DataFrame], cost: str) -> plt.Figure:
+    """Top-1 against a cost, one panel a data set; a line joins the networks of `chosen` (`claims.front` of each data set)."""
+    figure, grid = plt.subplots(1, len(chosen), figsize=(look.WIDTH, 4.0), squeeze=False)
+    scale = 1e6 if cost == "effective_macs" else 1
+    for axes, (dataset, front) in zip(grid[0], chosen.items(), strict=True):
+        made, points = evidence.networks(frame[frame.dataset == dataset]), []
+        made = made[made.label.isin(TRAINED) & made[cost].notna()]
+        for line in made.itertuples():
+            network, x = look.network(line.method, line.label), getattr(line, cost) / scale
+            axes.plot(x, line.top1_pct, network.marker, color=network.color, markersize=7)
+            if (front.method == line.method).any():
+                points.append((x, line.top1_pct, network.name, network.color))
+        axes.step(front[cost] / scale, front.top1_pct, where="post", color=look.SOFT_INK, linewidth=0.9)
+        axes.set(title=look.dataset(dataset), xlabel=COSTS[cost], xscale="log")
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.margins(0.15, 0.1)
+        label(axes, points)
+    grid[0][0].set_ylabel("Top-1 (%)")
+    return figure
 
 
-def density_profiles(
-    rows: Sequence[Mapping], methods: Sequence[str] = ("snip", "grasp", "grasp_iterative", MAGNITUDE)
-) -> Figure | Markdown:
-    """How dense each criterion leaves each layer, one panel a data set."""
-    known = Rows(rows)
-    panels = {d: {m: found[0] for m in methods if (found := known.find(d, m)) and found[0].get("layers")} for d in known.datasets}
-    panels = {dataset: found for dataset, found in panels.items() if found}
-    if not panels:
-        return absent("density by layer")
-    figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 3.6 * len(panels)), squeeze=False)
-    told = []
-    for axes, (dataset, found) in zip(grid.flat, panels.items(), strict=True):
-        labels = []
-        for method, row in found.items():
-            look, density = style.method(method), [100 * layer["kept"] / layer["total"] for layer in row["layers"]]
-            axes.plot(density, color=look.color, marker=look.marker, linestyle=look.line)
-            labels.append((len(density) - 1, density[-1], look.label, look.color))
-            sparsest = layer_labels(layer["name"] for layer in row["layers"])[int(np.argmin(density))]
-            told.append(f"{look.label} on {style.dataset(dataset)} leaves least in {sparsest}, {min(density):.1f} %")
-        axes.set_yscale("log")
-        _plain_numbers(axes.yaxis)
-        layers = layer_labels(layer["name"] for layer in next(iter(found.values()))["layers"])
-        axes.set_xticks(range(len(layers)), layers, rotation=45, ha="right")
-        axes.set_xlim(-0.5, len(layers) + 3.2)
-        axes.set(ylabel="Weights left (%)", title=style.dataset(dataset))
-        style.direct_labels(axes, labels)
-    return style.show(
-        figure,
-        "04_density",
-        alt=f"Share of weights left in each layer, one line a method: {'; '.join(told)}.",
-        caption="Where each criterion spends its weights, layer by layer, at one overall sparsity. The scale is logarithmic.",
-    )
+def overlap(matrix: Mapping[str, Mapping[str, Mapping[str, float]]]) -> plt.Figure:
+    """Jaccard index of every two masks in percent, beside what equal densities by layer give by chance."""
+    names = list(matrix)
+    shares = np.array([[100 * matrix[a][b]["jaccard"] for b in names] for a in names])
+    texts = [[f"{share:.0f}\n({100 * matrix[a][b]['by_chance']:.0f})" for b, share in zip(names, line, strict=True)]
+             for a, line in zip(names, shares, strict=True)]  # fmt: skip
+    figure, axes = plt.subplots(figsize=(look.WIDTH, 0.9 + 0.5 * len(names)))
+    upper = np.triu(np.ones_like(shares, dtype=bool))
+    called = [look.name(name) for name in names]
+    frame = pd.DataFrame(shares, called, called)
+    sns.heatmap(frame, mask=upper, annot=texts, fmt="", vmin=0, vmax=60, cmap=f"{look.SEQUENTIAL}_r", cbar=False, ax=axes)
+    axes.grid(visible=False)
+    axes.tick_params(length=0)
+    axes.set_xticklabels([name.replace(" ", "\n") for name in called], rotation=0)
+    return figure
 
 
-def shared_weights(overlaps: Mapping[str, Mapping]) -> Figure | Markdown:
-    """What two masks have in common, in percent of what either keeps, with what chance would give.
-
-    `overlaps`: data set → name → other name → {"jaccard", "by_chance"}, as `comparison.matrix` gives it.
-    """
-    panels = {dataset: table for dataset, table in overlaps.items() if len(table) > 1}
-    if not panels:
-        return absent("weights that two masks share")
-    figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 0.6 + 2.9 * len(panels)), squeeze=False)
-    most = 100 * max(table[a][b]["jaccard"] for table in panels.values() for a in table for b in table if a != b)
-    told = []
-    for axes, (dataset, table) in zip(grid.flat, panels.items(), strict=True):
-        methods = list(table)
-        values = np.array([[100 * table[a][b]["jaccard"] for b in methods] for a in methods])
-        lower = np.tril(np.ones_like(values, dtype=bool), -1)[1:, :-1]  # each pair once
-        shown = np.where(lower, values[1:, :-1], np.nan)
-        image = axes.imshow(shown, cmap=f"{style.SEQUENTIAL}_r", vmin=0, vmax=most, aspect="auto")
-        for i, j in zip(*np.nonzero(lower), strict=True):
-            pair = table[methods[i + 1]][methods[j]]
-            red, green, blue, _ = image.cmap(image.norm(shown[i, j]))
-            dark = 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
-            text = f"{shown[i, j]:.1f}\nchance {100 * pair['by_chance']:.1f}"
-            axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else style.INK)
-        axes.set_xticks(range(len(methods) - 1), [name(m) for m in methods[:-1]], rotation=20, ha="right")
-        axes.set_yticks(range(len(methods) - 1), [name(m) for m in methods[1:]])
-        axes.set_title(style.dataset(dataset))
-        axes.grid(visible=False)
-        axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
-        i, j = np.unravel_index(np.nanargmax(shown), shown.shape)
-        told.append(f"{style.dataset(dataset)} most between {name(methods[i + 1])} and {name(methods[j])}, {shown[i, j]:.1f} %")
-    figure.colorbar(image, ax=list(grid.flat), label="weights that both keep (%)", aspect=40, pad=0.02)
-    return style.show(
-        figure,
-        "04_shared_weights",
-        alt=f"A triangle of pairs of methods with the share of weights that both keep: on {'; on '.join(told)}.",
-        caption="Weights that two masks both keep, in percent of those that either keeps, all layers together; below it what "
-        "masks with the same densities in every layer would share by chance.",
-    )
-
-
-def gradients(rows: Sequence[Mapping], methods: Sequence[str]) -> Figure | Markdown:
-    """Accuracy in the end against the gradient norm that pruning left at the start."""
-    known = Rows(rows)
-    panels = {}
-    for dataset in known.datasets:
-        found = {m: row for m in methods if (row := known.shown(dataset, m))}
-        found = {m: row for m, row in found.items() if row.get("gradient_norm")}
-        if len(found) >= FEWEST:
-            panels[dataset] = found
-    if not panels:
-        return absent(f"gradient norm and accuracy of {FEWEST} methods on one data set")
-    figure, grid = plt.subplots(len(panels), 1, figsize=(style.WIDTH, 3.6 * len(panels)), squeeze=False)
-    told = []
-    for axes, (dataset, found) in zip(grid.flat, panels.items(), strict=True):
-        labels = []
-        for method, row in found.items():
-            look, after = style.method(method), row["gradient_norm"]["after"]
-            axes.plot(after, row["top1_pct"], color=look.color, marker=look.marker, linestyle="")
-            labels.append((after, row["top1_pct"], look.label, look.color))
-            told.append(f"{look.label} {after:.2g} and {row['top1_pct']:.1f} %")
-        before = next(iter(found.values()))["gradient_norm"]["before"]
-        axes.axvline(before, color=style.SOFT_INK, linewidth=1, linestyle=":")
-        axes.set_xscale("log")
-        _plain_numbers(axes.xaxis)
-        left, right = axes.get_xlim()
-        axes.set_xlim(left, right * (right / left) ** 0.3)
-        axes.set(xlabel="Gradient norm after pruning", ylabel="Top-1 after training (%)", title=style.dataset(dataset))
-        axes.margins(y=0.15)
-        style.scatter_labels(axes, labels)
-    return style.show(
-        figure,
-        "04_gradients",
-        alt=f"Gradient norm right after pruning against accuracy after training, a point a method: {'; '.join(told)}.",
-        caption="Does the gradient that pruning leaves at the start tell the accuracy in the end? The dotted line is the norm "
-        "before pruning, on the same images.",
-    )
-
-
-def _plain_numbers(axis) -> None:
-    """1, 2, 5, 10 … on a logarithmic axis, no powers of ten."""
-    axis.set_major_formatter(lambda value, _: f"{value:g}")
-    axis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
+def gradients(flows: pd.DataFrame) -> plt.Figure:
+    """Gradient norm after pruning over before, against top-1 after training, one panel a data set."""
+    datasets = list(flows.dataset.unique())
+    figure, grid = plt.subplots(1, len(datasets), figsize=(look.WIDTH, 3.6), squeeze=False)
+    for axes, dataset in zip(grid[0], datasets, strict=True):
+        points = []
+        for line in flows[flows.dataset == dataset].itertuples():
+            network, left = look.network(line.method, line.label), line.gradient_norm["after"] / line.gradient_norm["before"]
+            axes.plot(left, line.top1_pct, network.marker, color=network.color, markersize=8)
+            points.append((left, line.top1_pct, network.name, network.color))
+        axes.axvline(1, color=look.SOFT_INK, linewidth=0.8, linestyle=":")
+        axes.set(title=look.dataset(dataset), xlabel="Gradient norm left")
+        axes.margins(0.2, 0.15)
+        label(axes, points)
+    grid[0][0].set_ylabel("Top-1 (%)")
+    return figure
