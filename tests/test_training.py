@@ -4,28 +4,37 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import tiny
 import torch
+from torch import nn
 
-from helpers import checkpoints, data, files, models, training
-from helpers.pruning import masks as masks_module
+from helpers import data, files, machine, models, training
+from helpers.pruning import masks
 from helpers.training import Recipe
 
 RECIPE = Recipe(epochs=3, batch_size=16, peak_lr=0.02, seed=5)
+FORMATS = [torch.float32, torch.bfloat16]
 
 
-def tiny(dropout: float = 0.3) -> models.VGG:
-    torch.manual_seed(0)
-    return models.VGG(10, (4, "M", 8, "M", 8, "M"), (8,), dropout=dropout, normalization=models.NORMALIZATIONS["half"])
+def network(dropout: float = 0.3) -> models.VGG:
+    return tiny.network(dropout=dropout)
 
 
 def few(count: int = 70) -> data.Split:
-    return data.load("digits").train.subset(torch.arange(count))
+    return data.load("digits", torch.device("cpu")).train.subset(torch.arange(count))
+
+
+def halved(trained: models.VGG) -> masks.MaskHook:
+    return masks.MaskHook(masks.magnitude(trained, {name: mask.numel() // 2 for name, mask in masks.Masks.of(trained).items()}))
+
+
+def digest(trained: nn.Module) -> str:
+    return files.digest_of(trained.state_dict())
 
 
 def test_the_learning_rate_rises_to_the_peak_and_falls_to_zero():
@@ -36,135 +45,272 @@ def test_the_learning_rate_rises_to_the_peak_and_falls_to_zero():
 
 
 def test_a_short_last_batch_counts_image_by_image():
-    network, split = tiny().eval(), few(37)
-    accuracy = training.evaluate(network, split, batch_size=16)
-    logits = network(data.normalize(split.images, network.normalization))
+    trained, split = network().eval(), few(37)
+    accuracy = training.evaluate(trained, split, batch_size=16)
+    logits = trained(data.normalize(split.images, trained.normalization))
     right = logits.argmax(1) == split.labels
     assert accuracy.correct.tolist() == right.tolist()
     assert accuracy.top1_pct == 100 * int(right.sum()) / 37
-    assert accuracy.loss == pytest.approx(torch.nn.functional.cross_entropy(logits, split.labels).item(), rel=1e-5)
+    assert accuracy.loss == pytest.approx(nn.functional.cross_entropy(logits, split.labels).item(), rel=1e-5)
     top5 = (logits.topk(5).indices == split.labels[:, None]).any(1)
     assert accuracy.top5_pct == 100 * int(top5.sum()) / 37
 
 
-def test_training_learns_and_repeats_itself_and_leaves_the_global_generator_alone():
+def test_training_learns():
+    logs = training.fit(network(dropout=0.0), few(64), Recipe(20, 16, 0.1, seed=1), dtype=torch.float32)
+    assert logs[-1].train_loss < 0.6 * logs[0].train_loss and logs[-1].train_top1_pct > 50
+
+
+@pytest.mark.parametrize("dtype", FORMATS, ids=str)
+def test_training_repeats_itself_and_leaves_the_global_generator_alone(dtype):
     outcomes = []
     for _ in range(2):
-        network = tiny(dropout=0.0)
+        trained = network()
         torch.manual_seed(99)
         state = torch.random.get_rng_state()
-        logs = training.fit(network, few(200), Recipe(12, 16, 0.05, seed=1), val=few(40))
-        assert torch.equal(torch.random.get_rng_state(), state)
-        outcomes.append((network.state_dict(), [(log.train_loss, log.val_top1_pct) for log in logs]))
-    assert outcomes[0][1] == outcomes[1][1]
-    assert all(torch.equal(outcomes[0][0][name], tensor) for name, tensor in outcomes[1][0].items())
-    assert outcomes[0][1][-1][0] < 0.5 * outcomes[0][1][0][0]
+        logs = training.fit(trained, few(), RECIPE, val=few(40), dtype=dtype)
+        assert torch.equal(torch.random.get_rng_state(), state) and not trained.training
+        outcomes.append((digest(trained), [(log.lr, log.train_loss, log.train_top1_pct, log.val_top1_pct) for log in logs]))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_the_format_is_the_machine_s_unless_given(monkeypatch):
+    used = []
+    monkeypatch.setenv("DTYPE", "bfloat16")
+    hook = type("Hook", (), {"before_epoch": lambda *_: None, "after_step": lambda *_: None})()
+    for dtype in (None, torch.float32):
+        trained = network()
+        trained.features[0].register_forward_hook(lambda _module, _inputs, output: used.append(output.dtype))
+        training.fit(trained, few(16), replace(RECIPE, epochs=1), dtype=dtype, hook=hook)
+    assert used == [torch.bfloat16, torch.float32] and machine.dtype() == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    "change", [{"crop_padding": 2}, {"seed": 6}, {"weight_decay": 0.0}, {"label_smoothing": 0.1}, {"peak_lr": 0.03}]
+)
+def test_every_part_of_a_recipe_changes_the_network(change):
+    networks = [network(), network()]
+    for trained, recipe in zip(networks, (replace(RECIPE, epochs=1), replace(RECIPE, epochs=1, **change)), strict=True):
+        training.fit(trained, few(), recipe)
+    assert digest(networks[0]) != digest(networks[1])
 
 
 def test_only_weights_decay():
-    network = tiny()
-    groups = training._optimizer(network, RECIPE).param_groups
+    trained = network()
+    groups = training._optimizer(trained, RECIPE).param_groups
     assert [group["weight_decay"] for group in groups] == [RECIPE.weight_decay, 0.0]
     assert all(p.ndim > 1 for p in groups[0]["params"]) and all(p.ndim == 1 for p in groups[1]["params"])
-    assert sum(len(group["params"]) for group in groups) == len(list(network.parameters()))
+    assert sum(len(group["params"]) for group in groups) == len(list(trained.parameters()))
 
 
-SCRIPT = """
-import pathlib, sys
-sys.path.insert(0, {tests!r})
-from test_training import RECIPE, few, tiny
-from helpers import models, training
-from helpers.pruning import masks
-network = tiny()
-kept = {{name: mask.numel() // 2 for name, mask in masks.Masks.of(network).items()}}
-hook = masks.MaskHook(masks.magnitude(network, kept))
-training.fit(network, few(), RECIPE, hook=hook, checkpoint=pathlib.Path({checkpoint!r}) if {checkpoint!r} else None)
-models.save(network, {out!r})
-"""
+def test_fewer_images_than_a_batch_are_one_batch_and_none_are_refused():
+    assert len(training.fit(network(), few(10), replace(RECIPE, epochs=1))) == 1
+    for use in (lambda: training.fit(network(), few(0), RECIPE), lambda: training.evaluate(network(), few(0))):
+        with pytest.raises(ValueError, match="no images"):
+            use()
 
 
-@pytest.mark.parametrize("threads", ["1", "2"])
-def test_killed_after_an_epoch_it_ends_with_the_same_bits(tmp_path, threads):
-    checkpoint = tmp_path / "c.safetensors"
-    environment = os.environ | {"OMP_NUM_THREADS": threads, "PYTHONPATH": os.getcwd()}
+# Checkpoints ------------------------------------------------------------------------------------------------------
 
-    def script(where, out):
-        return [sys.executable, "-c", SCRIPT.format(tests=os.path.dirname(__file__), checkpoint=where, out=str(tmp_path / out))]
 
-    subprocess.run(script("", "unbroken.safetensors"), env=environment, check=True, capture_output=True)
-    process = subprocess.Popen(script(str(checkpoint), "resumed.safetensors"), env=environment, stderr=subprocess.DEVNULL)
-    while not checkpoint.exists() and process.poll() is None:
-        time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL and checkpoint.exists()
+def _train(checkpoint: Path | None, out: Path) -> None:
+    torch.set_num_threads(1)
+    trained = network()
+    training.fit(trained, few(), RECIPE, hook=halved(trained), checkpoint=checkpoint)
+    models.save(trained, out)
+
+
+def _run(*arguments) -> int:
+    child = tiny.FORK.Process(target=_train, args=arguments)
+    child.start()
+    child.join(60)
+    return child.exitcode
+
+
+def test_killed_after_an_epoch_it_ends_with_the_same_bits(tmp_path):
+    checkpoint, unbroken, resumed = (tmp_path / name for name in ("checkpoint", "unbroken", "resumed"))
+    assert _run(None, unbroken) == 0
+    child = tiny.FORK.Process(target=_train, args=(checkpoint, resumed))
+    child.start()
+    while not checkpoint.exists() and child.is_alive():
+        time.sleep(0.001)
+    os.kill(child.pid, signal.SIGKILL)
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL and not resumed.exists()
     assert len(json.loads(files.load_tensors(checkpoint)[1]["logs"])) in (1, 2)
-    subprocess.run(script(str(checkpoint), "resumed.safetensors"), env=environment, check=True, capture_output=True)
-    unbroken, resumed = (files.load_tensors(tmp_path / f"{name}.safetensors")[0] for name in ("unbroken", "resumed"))
-    assert all(torch.equal(unbroken[name], resumed[name]) for name in unbroken)
+    assert _run(checkpoint, resumed) == 0
+    assert digest(models.load(unbroken)) == digest(models.load(resumed))
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Stopping(masks.MaskHook):
+    """Masks that stop the training before an epoch."""
+
+    def __init__(self, chosen: masks.Masks, epoch: int):
+        super().__init__(chosen)
+        self.epoch = epoch
+
+    def before_epoch(self, network: nn.Module, epoch: int) -> None:
+        super().before_epoch(network, epoch)
+        if epoch == self.epoch:
+            raise Interrupted
+
+
+@pytest.mark.parametrize(("epoch", "dtype", "threads"), [(1, torch.float32, 2), (2, torch.float32, 1), (1, torch.bfloat16, 1)])
+def test_stopped_before_an_epoch_it_ends_with_the_same_bits_and_logs(tmp_path, epoch, dtype, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        _stopped_and_resumed(tmp_path, epoch, dtype)
+    finally:
+        torch.set_num_threads(before)
+
+
+def _stopped_and_resumed(tmp_path: Path, epoch: int, dtype: torch.dtype) -> None:
+    whole, broken, path = network(), network(), tmp_path / "c"
+    logs = training.fit(whole, few(33), RECIPE, val=few(10), hook=halved(whole), dtype=dtype)
+    with pytest.raises(Interrupted):
+        training.fit(broken, few(33), RECIPE, val=few(10), hook=Stopping(halved(broken).masks, epoch), checkpoint=path, dtype=dtype)
+    resumed = network()  # other masks are replaced by those of the checkpoint
+    hook = masks.MaskHook(masks.uniform(resumed, 0.1))
+    again = training.fit(resumed, few(33), RECIPE, val=few(10), hook=hook, checkpoint=path, dtype=dtype)
+    assert digest(whole) == digest(resumed)
+    assert [replace(log, seconds=0) for log in again] == [replace(log, seconds=0) for log in logs]
+    assert hook.masks.kept == halved(network()).masks.kept
 
 
 def test_a_damaged_or_foreign_checkpoint_is_not_used(tmp_path, capsys):
-    path = tmp_path / "c.safetensors"
-    reference = tiny()
+    path, reference = tmp_path / "c.safetensors", network()
     training.fit(reference, few(), RECIPE)
-    other = tiny()
-    optimizer = training._optimizer(other, RECIPE)
-    checkpoints.write(path, other, optimizer, None, asdict(Recipe(9, seed=8)), [])
-    for damage in (False, True):
-        if damage:
-            path.write_bytes(path.read_bytes()[:-3])
-        network = tiny()
-        assert len(training.fit(network, few(), RECIPE, checkpoint=path)) == RECIPE.epochs
-        assert all(torch.equal(reference.state_dict()[name], tensor) for name, tensor in network.state_dict().items())
-        assert "starts again" in capsys.readouterr().err
+    training.fit(network(), few(), replace(RECIPE, seed=8), checkpoint=path)
+    foreign = path.read_bytes()
+    for content in (foreign, foreign[:-3], b"", tiny.trap(tmp_path / "executed")):
+        path.write_bytes(content)
+        trained = network()
+        assert len(training.fit(trained, few(), RECIPE, checkpoint=path)) == RECIPE.epochs
+        assert digest(trained) == digest(reference)
+        assert f"{path} is not continued from" in capsys.readouterr().err
+    assert not (tmp_path / "executed").exists()
+
+
+def test_damage_is_told_and_restores_nothing(tmp_path, capsys):
+    path, trained = tmp_path / "c.safetensors", network()
+    training.fit(trained, few(), replace(RECIPE, epochs=2), hook=halved(trained), checkpoint=path)
+    whole, told = path.read_bytes(), 0
+    made = digest_of_checkpoint(path)
+    for broken in tiny.damaged(whole, 200):
+        path.write_bytes(broken)
+        other = network(dropout=0.0)
+        before = digest(other)
+        state = training._State(other, training._optimizer(other, RECIPE), halved(other), replace(RECIPE, epochs=2), "", None)
+        if state.resume(path):  # the damage lies in bytes that say nothing
+            assert digest(other) == made
+        else:
+            assert digest(other) == before and "c.safetensors" in capsys.readouterr().err
+            told += 1
+    assert told > 180
+
+
+def digest_of_checkpoint(path: Path) -> str:
+    tensors, _ = files.load_tensors(path)
+    return files.digest_of({name.removeprefix("network."): t for name, t in tensors.items() if name.startswith("network.")})
 
 
 @pytest.mark.parametrize(("made_with", "epochs_left"), [("these settings", 1), ("other settings", RECIPE.epochs)])
 def test_a_checkpoint_is_continued_only_by_what_it_was_made_with(tmp_path, capsys, made_with, epochs_left):
-    path, reference, network = tmp_path / "c.safetensors", tiny(), tiny()
+    path, reference, trained = tmp_path / "c.safetensors", network(), network()
     training.fit(reference, few(), RECIPE, checkpoint=path, made_with="these settings")
     assert path.exists()  # the state before the last epoch: who stores the network removes it
     capsys.readouterr()
-    assert len(training.fit(network, few(), RECIPE, checkpoint=path, made_with=made_with)) == RECIPE.epochs
-    said = capsys.readouterr().err
-    assert said.count(": loss ") == epochs_left
-    assert (f"{path} belongs to" in said) == ("starts again" in said) == (made_with == "other settings")
-    assert all(torch.equal(reference.state_dict()[name], tensor) for name, tensor in network.state_dict().items())
+    assert len(training.fit(trained, few(), RECIPE, checkpoint=path, made_with=made_with)) == RECIPE.epochs
+    told = capsys.readouterr().err
+    assert told.count(": loss ") == epochs_left
+    assert ("starts again" in told) == (made_with == "other settings")
+    assert digest(trained) == digest(reference)
+
+
+@pytest.mark.parametrize("error", [KeyError, ValueError, TypeError])
+def test_a_state_that_its_hook_refuses_starts_again(tmp_path, capsys, error):
+    class Refusing(masks.MaskHook):
+        def load_state_dict(self, state) -> None:
+            raise error("masks of another network")
+
+    path, reference, trained = tmp_path / "c", network(), network()
+    training.fit(reference, few(), RECIPE, hook=halved(reference), checkpoint=path)
+    training.fit(trained, few(), RECIPE, hook=Refusing(halved(trained).masks), checkpoint=path)
+    assert "starts again" in capsys.readouterr().err and digest(trained) == digest(reference)
 
 
 def test_who_continues_a_checkpoint_is_named_behind_who_began_it(tmp_path, capsys):
     path = tmp_path / "c.safetensors"
     for who, named in (("a", "a"), ("a", "a"), ("b", "a; b"), ("b", "a; b")):
         made_by = {"commit": who, "train_dtype": "float32"}
-        training.fit(tiny(), few(), replace(RECIPE, epochs=4), checkpoint=path, made_by=made_by)
+        training.fit(network(), few(), replace(RECIPE, epochs=4), checkpoint=path, made_by=made_by)
         assert made_by == {"commit": named, "train_dtype": "float32"}
-        said = capsys.readouterr().err
-        assert (f"{path.name} was begun by others" in said) == (f"names both: {named}\n" in said) == (named != who)
+        told = capsys.readouterr().err
+        assert (f"{path.name} was begun by others" in told) == (f"names both: {named}\n" in told) == (named != who)
         tensors, described = files.load_tensors(path)
         logs = json.loads(described["logs"])[:2]  # as if it had been interrupted earlier
         files.save_tensors(path, tensors, described | {"logs": json.dumps(logs)})
 
 
+# Statistics, losses, masks, other networks ------------------------------------------------------------------------
+
+
 def test_recalibrated_statistics_are_those_of_the_images():
-    network, split = tiny(), few(64)
-    training.recalibrate_batch_norm(network, split, images=64)
+    trained, split = network(), few(64)
+    training.recalibrate(trained, split, images=64)
     with torch.no_grad():
-        maps = network.features[0](data.normalize(split.images, network.normalization))
-    torch.testing.assert_close(network.features[1].running_mean, maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(network.features[1].running_var, maps.var((0, 2, 3)), rtol=1e-3, atol=1e-5)
-    assert network.features[1].momentum == 0.1 and not network.training
+        maps = trained.features[0](data.normalize(split.images, trained.normalization))
+    torch.testing.assert_close(trained.features[1].running_mean, maps.mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(trained.features[1].running_var, maps.var((0, 2, 3)), rtol=1e-3, atol=1e-5)
+    assert trained.features[1].momentum == 0.1 and not trained.training
+
+
+def test_recalibration_reads_five_thousand_images_unless_told():
+    split, seen = data.Split(torch.zeros(5100, 3, 8, 8, dtype=torch.uint8), torch.zeros(5100, dtype=torch.int64)), []
+    small = models.VGG(2, (1, "M"), (), image_size=8)
+    small.features[0].register_forward_hook(lambda _module, _inputs, output: seen.append(len(output)))
+    training.recalibrate(small, split)
+    assert sum(seen) == 5000
+    training.recalibrate(small, split, images=20)
+    assert sum(seen) == 5020
 
 
 def test_a_loss_that_is_not_finite_stops_the_training():
-    network = tiny()
-    network.classifier[-1].bias.data.fill_(math.inf)
+    trained = network()
+    trained.classifier[-1].bias.data.fill_(math.inf)
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
-        training.fit(network, few(), RECIPE)
+        training.fit(trained, few(), RECIPE)
 
 
 def test_masks_hold_through_training():
-    network = tiny()
-    masks = masks_module.magnitude(network, {n: m.numel() // 3 for n, m in masks_module.Masks.of(network).items()})
-    training.fit(network, few(), RECIPE, hook=masks_module.MaskHook(masks))
-    weights = dict(network.named_parameters())
-    assert all(not weights[name][~mask].any() for name, mask in masks.items())
+    trained = network()
+    chosen = masks.magnitude(trained, {n: m.numel() // 3 for n, m in masks.Masks.of(trained).items()})
+    training.fit(trained, few(), RECIPE, hook=masks.MaskHook(chosen))
+    weights = dict(trained.named_parameters())
+    assert all(not weights[name][~mask].any() for name, mask in chosen.items())
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 4, 3, padding=1)
+        self.norm, self.head = nn.BatchNorm2d(4), nn.Linear(4, 10)
+
+    def forward(self, images):
+        maps = self.norm(self.first(images)).relu()
+        return self.head((maps + self.second(maps)).mean((2, 3)))
+
+
+def test_any_network_trains_where_the_normalization_is_given():
+    half, other = models.NORMALIZATIONS["half"], Residual()
+    logs = training.fit(other, few(), replace(RECIPE, epochs=1), val=few(20), normalization=half)
+    assert logs[0].val_top1_pct == training.evaluate(other, few(20), normalization=half).top1_pct
+    training.recalibrate(other, few(), normalization=half)
+    for use in (lambda: training.fit(other, few(), RECIPE), lambda: training.evaluate(other, few())):
+        with pytest.raises(TypeError, match="Residual does not say how its images are normalised"):
+            use()
