@@ -69,6 +69,8 @@ def test_two_levels_become_groups():
 def test_what_is_shown_is_text_not_markup():
     page = soup(tables.table(pd.DataFrame({"name": ["<b>a</b>"], "value": ["<script>"]}), caption="Text"))
     assert page.tbody.get_text().split() == ["<b>a</b>", "<script>"] and not page.tbody.find(["b", "script"])
+    evidence = pd.DataFrame({"name": ["a"], "evidence": ["<details><summary>why</summary>because</details>"]})
+    assert soup(tables.table(evidence, caption="Text", markup=["evidence"])).td.details.summary
 
 
 @pytest.mark.parametrize(

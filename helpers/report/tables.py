@@ -31,12 +31,8 @@ HEADINGS: dict[str, tuple[str, str, int]] = {
     **{"folded_latency_ms": ("Folded, 1 image", "ms", 2), "folded_latency_batch128_ms": ("Folded, 128 images", "ms", 0)},
     **{"sparse_latency_ms": ("Zeros skipped, 1 image", "ms", 2), "energy_mj": ("Energy", "mJ", 0), "epochs": ("Epochs", "", 0)},
     **{"sparse_latency_batch128_ms": ("Zeros skipped, 128 images", "ms", 0), "train_seconds": ("Training", "s", 0)},
-    **{
-        "dataset": ("Data set", "", 0),
-        "network": ("Network", "", 0),
-        "seeds": ("Trainings", "", 0),
-        "time_batch128_ms": ("Time, 128 images", "ms", 0),
-    },
+    **{"seeds": ("Trainings", "", 0), "time_ms": ("Time, 1 image", "ms", 2), "time_batch128_ms": ("Time, 128 images", "ms", 0)},
+    **{"dataset": ("Data set", "", 0), "network": ("Network", "", 0)},
 }
 MILLIONS = ("macs", "effective_macs")
 TASK = ("sparsity_pct", "size_mib", "macs", "peak_memory_mib", "latency_ms", "energy_mj", "top1_pct")  # the original's columns
@@ -77,6 +73,7 @@ def table(
     units: Mapping = {},
     digits: Mapping = {},
     highlight: Mapping = {},
+    markup: Iterable = (),
     key: str = "top1_pct",
 ) -> Styler:
     """A frame as a table; `.data` of what is returned has its numbers as they are.
@@ -88,6 +85,7 @@ def table(
         caption: one sentence above the table; `note`: one paragraph below. Both may hold inline HTML.
         headings, units, digits: column (both levels or the last) → what `HEADINGS` lacks, or something else.
         highlight: column → "max" or "min": its best value is marked, unless more than two lines share it.
+        markup: columns that hold HTML; all others are text.
         key: the column that stays in sight on a phone, where there is one of that name.
 
     Raises KeyError for a column that is not there, ValueError for a frame that is empty or has two lines with the same heads.
@@ -110,7 +108,7 @@ def table(
         styler.format_index(_writer(name, shown.index.get_level_values(level), digits), level=level)
     styles = {}
     for column, values in shown.items():
-        write = _writer(column, values, digits)
+        write = str if _last(column) in markup else _writer(column, values, digits)
         styler.format(write, subset=[column], na_rep=GAP)
         if best := _best(values, write, highlight.get(column, highlight.get(_last(column)))):
             styler.format(lambda value, write=write: BEST.format(write(value)), subset=(best, [column]))
@@ -118,10 +116,8 @@ def table(
             styles[column] = [{"selector": "", "props": f"text-align: left; {_wrapped(values)}"}]
         elif key in (column, _last(column)):
             styles[column] = [{"selector": "", "props": "position: sticky; right: 0; background: var(--paper, inherit);"}]
-    styler.set_table_styles(
-        [{"selector": "tbody th", "props": _wrapped(shown.index.get_level_values(-1)) or "text-align: left;"}]
-    )
-    return styler.set_table_styles(styles, overwrite=False)
+    heads = _wrapped(shown.index.get_level_values(-1)) or "text-align: left;"
+    return styler.set_table_styles([{"selector": "tbody th", "props": heads}]).set_table_styles(styles, overwrite=False)
 
 
 def task(
@@ -142,13 +138,16 @@ def task(
         head, ratios = GROUP.join([look.dataset(dataset), look.name(method, label)]), {}
         for side, (source, same) in sides.items():
             own, dense = _line(source, dataset, method, label), _line(source, dataset, "dense", "")
+            if not own:
+                continue
             base = {c: dense[same[c]] if pd.notna(dense.get(same.get(c))) else dense.get(c) for c in TASK}
             values = base if method == "dense" else {c: own.get(same.get(c, c)) for c in TASK}
             lines[head, side] = values
             if method != "dense":
                 ratios[head, f"{side} ÷ dense"] = {c: _over(c, values[c], base[c]) for c in TASK}
+            missing = own.get("reasons") if isinstance(own.get("reasons"), dict) else {}
+            reasons |= {c: why for c, why in missing.items() if c in TASK and pd.isna(values[c])}
         lines |= ratios
-        reasons |= {c: why for c, why in (own.get("reasons") or {}).items() if c in TASK and pd.isna(values[c])}
     shown = pd.DataFrame.from_dict(lines, orient="index", columns=TASK).astype(float).dropna(axis=1, how="all")
     shown.index = pd.MultiIndex.from_tuples(lines, names=["network", "figures"])
     notes = [note, *(f"{HEADINGS[c][0]}: {why.removesuffix('.')}." for c, why in reasons.items() if c in shown)]
@@ -220,8 +219,9 @@ def _writer(column: object, values: Iterable, digits: Mapping) -> Callable[[obje
 def _label(value: object) -> str:
     """Text, escaped; a network's name behind a dot of its colour."""
     parts = [look.dataset(part) for part in str(value).split(GROUP)]
-    known = [max((n for n in _COLORS if f"{part} ".startswith(f"{n} ")), key=len, default="") for part in parts]  # "SNIP at 90 %"
-    dots = [_COLORS.get(name) for name in known]
+    # "SNIP at 90 %" has SNIP's dot, the longest name counts
+    names = [max((name for name in _COLORS if f"{part} ".startswith(f"{name} ")), key=len, default="") for part in parts]
+    dots = [_COLORS.get(name) for name in names]
     return GROUP.join((DOT.format(dot) if dot else "") + html.escape(part) for part, dot in zip(parts, dots, strict=True))
 
 
