@@ -1,216 +1,105 @@
-"""Looking rows up for the claims: what is asked for is found, or a `Missing` says what is not there and why."""
+"""What verdicts look at: one line a network with the costs that a reader compares, and comparisons of its trainings."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from statistics import median
-from typing import NamedTuple
+import numpy as np
+import pandas as pd
 
-from helpers.plan import FLOAT32, MACS_CURVE, SHORTER
-from helpers.report import benchmarks, style, tables
-from helpers.report.statistics import Comparison, compare
+from helpers import statistics
+from helpers.report import look, published, tables
+from helpers.statistics import Comparison
 
-FORMATS = {
-    "size_bitmask_mib": "bitmask",
-    "size_csr_mib": "CSR",
-    "size_coo_mib": "COO",
-    "size_mib": "dense",
-    "size_dense_mib": "dense",
+FILES = ["size_mib", "size_dense_mib", "size_coo_mib", "size_csr_mib", "size_bitmask_mib"]  # exact to the bit
+NOUNS = {  # columns of `networks` → what a sentence calls them
+    **{"size_mib": "file", "file_mib": "smallest exact file", "size_dense_mib": "plain file", "size_coo_mib": "COO file"},
+    **{"values_mib": "values", "macs": "MACs", "effective_macs": "MACs", "nonzero_params": "weights"},
+    **{"peak_memory_mib": "peak memory", "energy_mj": "energy an image"},
+    **dict.fromkeys(("latency_ms", "usual_latency_ms", "time_ms"), "time for one image"),
+    **dict.fromkeys(("latency_batch128_ms", "usual_latency_batch128_ms", "time_batch128_ms"), "time for 128 images"),
 }
-INIT_METHODS = ("grasp_iterative", "grasp", "snip", "synflow", "magnitude_init", "random")
-GRASP, STRUCTURED, CONTROL = "grasp_iterative", "lasso_channels", "dense_from_scratch"
-ABSOLUTE = "preserving"  # the variant of iterative GraSP with |θ ⊙ Hg| at its first stage as well
-BESIDE = {  # method → variants that stand beside its main row, and what the pages call them
-    GRASP: {ABSOLUTE: "GraSP, absolute score"},
-    STRUCTURED: {SHORTER: "LASSO channels, shorter"},
-    CONTROL: {FLOAT32: "dense, from scratch, float32"},
+REPORTED = {
+    "file_mib": "size_mib",
+    "size_coo_mib": "size_mib",
+    "usual_latency_ms": "latency_ms",
+    "time_batch128_ms": "latency_ms",
 }
-COSTS = ("parameters", "MACs", "bytes", "latency")
-ACCURACIES = ("top1_pct", "top5_pct", "val_top1_pct", "pruned_top1_pct")
-SHAPE = ("dataset", "params", "macs")  # equal in networks of equal widths
-TIMES = {"latency": "latency_batch128_ms", "single": "latency_ms"}  # at batch 128, at batch 1
+TRAINING = [*statistics.NETWORK, "seed", "epochs", "top1_pct", "correct", "experiment"]  # what a comparison reads
+
+Network = tuple[str, str]  # method, label
 
 
 class Missing(LookupError):
-    """A row or a column that the rows do not have; the message is a phrase for the reader."""
+    """A result or a column that is not there; the message is a phrase for the reader."""
 
 
-class Rows:
-    """The rows of one profile, as `results.rows` gives them."""
+def networks(frame: pd.DataFrame) -> pd.DataFrame:
+    """One line a network: means over its seeds (`seeds` of them), with costs.
 
-    def __init__(self, rows: Iterable[Mapping]):
-        self.all = list(rows)
-        found = {row["dataset"] for row in self.all}
-        self.datasets = [name for name in style.DATASETS if name in found] + sorted(found - set(style.DATASETS))
-
-    def find(self, dataset: str, method: str, variant: str = "") -> list[Mapping]:
-        """All rows of a method's variant, by target sparsity and seed; empty when there is none."""
-        rows = [r for r in self.all if (r["dataset"], r["method"], r.get("variant") or "") == (dataset, method, variant)]
-        return sorted(rows, key=lambda r: (r.get("target_sparsity_pct") or 0, r.get("seed") or 0))
-
-    def seeds(self, dataset: str, method: str, variant: str = "") -> list[Mapping]:
-        """The rows of a method's variant over seeds, at least one."""
-        rows = self.find(dataset, method, variant)
-        if not rows:
-            what = name(method) + (f" ({variant})" if variant else "")
-            raise Missing(f"no row of {what} on {style.dataset(dataset)}")
-        return self.trainings(rows[0])
-
-    def trainings(self, row: Mapping) -> list[Mapping]:
-        """The rows over seeds of the network that `row` is, or that it shows the figures of."""
-        rows = self.find(row["dataset"], row["method"], row.get("variant") or "")
-        return [other for other in rows if other.get("target_sparsity_pct") == row.get("target_sparsity_pct")]
-
-    def shown(self, dataset: str, method: str, variant: str = "") -> Mapping:
-        """A method's figures, `over_seeds`; empty when it has no row."""
-        found = self.find(dataset, method, variant)
-        return over_seeds(self.trainings(found[0])) if found else {}
-
-    def one(self, dataset: str, method: str, variant: str = "") -> Mapping:
-        """The row of the first seed."""
-        return self.seeds(dataset, method, variant)[0]
-
-    def variants(self, method: str) -> tuple[str, ...]:
-        """The main row's variant and those beside it that have a row."""
-        return ("", *(v for v in BESIDE.get(method, ()) if any(self.find(d, method, v) for d in self.datasets)))
-
-    def control(self, dataset: str, like: list[Mapping]) -> list[Mapping]:
-        """The dense network trained from new weights as those of `like` were: in their number format, where there is one."""
-        found = [rows for v in ("", FLOAT32) if (rows := self.find(dataset, CONTROL, v))]
-        alike = (rows for rows in found if rows[0].get("train_dtype") == like[0].get("train_dtype"))
-        return next(alike, None) or self.seeds(dataset, CONTROL)
-
-    def structured(self, dataset: str) -> list[Mapping]:
-        """The channel-pruned network fine-tuned as long as the dense control; the main row where that one is not there."""
-        return self.find(dataset, STRUCTURED, SHORTER) or self.seeds(dataset, STRUCTURED)
-
-    def macs_curve(self, dataset: str) -> list[list[Mapping]]:
-        """The channel-pruned networks of one length of fine-tuning, most MACs first, each by its rows over seeds."""
-        found = [self.find(dataset, STRUCTURED, variant) for variant in MACS_CURVE]
-        if not self.find(dataset, STRUCTURED, SHORTER):
-            found.append(self.find(dataset, STRUCTURED))
-        return sorted(filter(None, found), key=lambda rows: -rows[0]["macs"])
-
-    def compare(self, a: list[Mapping], b: list[Mapping], tests: int = 1) -> Comparison:
-        """Top-1 of two methods, each by its rows over seeds, with the seed noise of all rows; `tests` as in `compare`."""
-        for row in (*a, *b):
-            value(row, "top1_pct")
-            if not row.get("correct"):
-                raise Missing(f"the row of {name(row['method'])} does not say which test images were right")
-        return compare(a, b, self.all, tests=tests)
-
-    def equal_work(self, row: Mapping, column: str) -> list[float]:
-        """The times of all networks without masks that have the row's shape: dense kernels do the same work for them."""
-        unmasked = (r for r in self.all if not masked(r) and r.get(column) is not None)
-        return [r[column] for r in unmasked if all(r.get(key) == row.get(key) for key in SHAPE)]
-
-    def read(self, row: Mapping, column: str) -> float:
-        """A measured column; a time on dense kernels as the median over `equal_work`, since what tells those apart is noise."""
-        own, timed = value(row, column), column.removeprefix("folded_") in TIMES.values()
-        return median(self.equal_work(row, column)) if timed and not masked(row) else own
-
-    def cost(self, row: Mapping, kind: str) -> float:
-        """What a network costs: non-zero parameters, MACs that touch a kept weight, bytes (MiB), ms at batch 128 or 1."""
-        if kind == "parameters":
-            return value(row, "nonzero_params")
-        if kind == "MACs":
-            return row["effective_macs"] if row.get("effective_macs") is not None else value(row, "macs")
-        if kind == "bytes":
-            return smallest_file(row).mib
-        column = TIMES[kind]
-        if not masked(row):
-            times = [self.read(row, c) for c in (column, f"folded_{column}") if row.get(c) is not None]
-            return min(times) if times else value(row, column)
-        # fine-tuning moves values, not zeros: the time is that of the same masks right after pruning
-        twins = [r for r in self.find(row["dataset"], row["method"], "curve") if r["sparsity_pct"] == row["sparsity_pct"]]
-        times = [r[c] for r in (row, *twins) for c in (column, f"sparse_{column}") if r.get(c) is not None]
-        if not times:
-            return value(row, column)
-        folded = f"folded_{column}"  # on dense kernels it does the work of the dense network
-        times += [self.read(r, folded) for r in self.find(row["dataset"], "dense") if r.get(folded) is not None]
-        return min(times)
-
-    def gain(self, row: Mapping, kind: str) -> float:
-        """How many times less than the dense network a network costs."""
-        return self.cost(self.one(row["dataset"], "dense"), kind) / self.cost(row, kind)
-
-    def gains(self, row: Mapping, kind: str) -> tuple[float, float]:
-        """Least and greatest gain in time over the networks without masks that have the row's shape, run as PyTorch does."""
-        column = TIMES[kind]
-        base = self.read(self.one(row["dataset"], "dense"), column)
-        return tuple(base / end(self.equal_work(row, column)) for end in (max, min))
-
-    def best_at_initialization(self, dataset: str, like: Sequence[Mapping] = ()) -> list[Mapping]:
-        """The rows of the most accurate method that prunes before or during training from scratch.
-
-        Of those trained in the number format of `like`, where there are any: only with them can it be compared.
-        """
-        groups = [rows for method in INIT_METHODS if (rows := self.find(dataset, method))]
-        formats = {row.get("train_dtype") for row in like}
-        groups = [rows for rows in groups if rows[0].get("train_dtype") in formats] or groups
-        if not groups:
-            raise Missing(f"no row of a method that prunes at initialisation on {style.dataset(dataset)}")
-        return max(groups, key=lambda rows: mean(rows, "top1_pct"))
-
-
-class File(NamedTuple):
-    """A network's smallest exact file."""
-
-    mib: float
-    format: str
-
-
-def name(method: str, variant: str = "") -> str:
-    """A method, or a variant that stands beside the main rows, as the pages call it."""
-    if variant:
-        return BESIDE[method][variant]
-    return style.METHODS[method].label if method in style.METHODS else method
-
-
-def masked(row: Mapping) -> bool:
-    """Whether a network's weights were zeroed by masks; otherwise it is dense, with all its channels or fewer."""
-    return row.get("target_sparsity_pct") is not None
-
-
-def timed_at_best(row: Mapping) -> bool:
-    """Whether a network was timed with what the sparse kernel does for one with masks: batch norm folded, channels last."""
-    return masked(row) or row.get("folded_latency_batch128_ms") is not None
-
-
-def unequal_kernels() -> str:
-    """What is said where a network with fewer channels was not `timed_at_best`: what that is worth, where a benchmark tells."""
-    return (
-        "The network with fewer channels was timed as PyTorch runs it, the unstructured ones with batch norm folded and fused "
-        f"into the sparse kernel: the former could be faster than shown. {benchmarks.channels_against_zeros()}"
-    ).strip()
-
-
-def value(row: Mapping, column: str) -> float:
-    """A measured column; Missing with the row's own reason when it is null."""
-    if row.get(column) is None:
-        reason = (row.get("reasons") or {}).get(column, "")
-        reason = reason.removeprefix("not measured: ") or "not measured"
-        what = tables.HEADINGS[column][0] if column in tables.HEADINGS else column
-        raise Missing(f"{what} of {name(row['method'])} on {style.dataset(row['dataset'])}: {reason}")
-    return row[column]
-
-
-def over_seeds(rows: Sequence[Mapping]) -> Mapping:
-    """What is shown of a method: accuracies as means over its seeds, everything else of the first.
-
-    Which images were right is left out: no network got the mean right.
+    `file_mib` is its smallest exact file, `values_mib` the bytes of the values that are left. Networks without masks and of
+    one shape do equal work on dense kernels and differ by noise: `usual_…` is the median of their times. `time_ms` and
+    `time_batch128_ms` are the fastest way that was measured, zeros skipped or not (fine-tuning moves values and no zeros, so
+    a fine-tuned network has the time of its masks); `fused` says whether batch norm was folded in it.
     """
-    found = {column: [row[column] for row in rows if row.get(column) is not None] for column in ACCURACIES}
-    means = {column: sum(values) / len(values) for column, values in found.items() if values}
-    return {key: entry for key, entry in rows[0].items() if key != "correct"} | means | {"seeds": len(rows)}
+    made = tables.means(frame)
+    masked = made["target_sparsity_pct"].notna()
+    made["file_mib"], made["values_mib"] = made[FILES].min(axis=1), made["size_dense_mib"] * made["density_pct"] / 100
+    made["fused"] = masked | made["folded_latency_batch128_ms"].notna()
+    labels = made["label"].replace("curve_finetuned", "curve")
+    same_masks = [made["dataset"], made["method"], labels, made["target_sparsity_pct"]]
+    for column, time in (("latency_ms", "time_ms"), ("latency_batch128_ms", "time_batch128_ms")):
+        for dense in (column, f"folded_{column}"):
+            usual = made[~masked].groupby(["dataset", "params", "macs"], dropna=False)[dense].transform("median")
+            made[f"usual_{dense}"] = usual.where(made[dense].notna()).combine_first(made[dense])
+        fastest = made[[f"usual_{column}", f"usual_folded_{column}", f"sparse_{column}"]].min(axis=1)
+        made[time] = fastest.groupby(same_masks, dropna=False).transform("min")
+    return made
 
 
-def mean(rows: list[Mapping], column: str) -> float:
-    values = [value(row, column) for row in rows]
-    return sum(values) / len(values)
+class Evidence:
+    """The results of one data set: `lines` of `networks`, their comparisons, and the original report's figures."""
+
+    def __init__(self, frame: pd.DataFrame, dataset: str):
+        self.frame, self.dataset, self.trainings = frame, dataset, frame[TRAINING]
+        self.lines = [line for _, line in networks(frame[frame["dataset"] == dataset]).iterrows()]
+
+    def find(self, *wanted: Network, having: str = "top1_pct") -> list[pd.Series]:
+        """The lines with one of these methods and labels, at every sparsity, that have a column measured."""
+        there = [line for line in self.lines if pd.notna(line[having])]
+        return [line for network in wanted for line in there if (line["method"], line["label"]) == network]
+
+    def one(self, network: Network) -> pd.Series:
+        if found := self.find(network):
+            return found[0]
+        raise Missing(f"no {look.name(*network)} on {look.dataset(self.dataset)}")
+
+    def value(self, network: Network, column: str) -> float:
+        line = self.one(network)
+        if pd.isna(line[column]):
+            reason = (line["reasons"] or {}).get(column, "").removeprefix("not measured: ") or "not measured"
+            raise Missing(f"{NOUNS[column]} of {look.name(*network)}: {reason}")
+        return line[column]
+
+    def compare(self, ours: pd.Series, theirs: pd.Series, tests: int = 1) -> Comparison:
+        """Top-1 of two lines over all of their seeds; `tests` as in `statistics.compare`."""
+        sides = []
+        for line in (ours, theirs):
+            columns = ((self.trainings[name], line[name]) for name in statistics.NETWORK)
+            same = [(column == value) | (column.isna() & pd.isna(value)) for column, value in columns]
+            sides.append(self.trainings[np.logical_and.reduce(same)])
+        return statistics.compare(*sides, self.trainings, tests=tests)
+
+    def reported(self, method: str, column: str) -> float | None:
+        """The original report's figure; that of CIFAR-10 for a data set that it does not have."""
+        theirs = self.dataset if self.dataset in set(published.ORIGINAL["dataset"]) else "cifar10"
+        return published.reported(theirs, method, REPORTED.get(column, column))
 
 
-def smallest_file(row: Mapping) -> File:
-    """The smallest of the row's lossless files."""
-    sizes = [File(row[column], format) for column, format in FORMATS.items() if row.get(column) is not None]
-    if not sizes:
-        raise Missing(f"size of {name(row['method'])} on {style.dataset(row['dataset'])}: not measured")
-    return min(sizes, key=lambda file: file.mib)
+def called(line: pd.Series) -> str:
+    """A line of `networks` as a reader knows it, with its sparsity where its name does not say it."""
+    return look.name(line["method"], line["label"]) + (
+        f" at {line['target_sparsity_pct']:g} %" if "curve" in line["label"] else ""
+    )
+
+
+def signed(points: float) -> str:
+    """A difference with its sign: "+0.40", "−1.25", "0.00"."""
+    text = tables.number_text(points, 2)
+    return text if text[0] == "−" or text == "0.00" else f"+{text}"

@@ -1,0 +1,269 @@
+"""Rules that judge a statement on the results of one data set.
+
+A rule is data: which networks (method, label), which column or control, which threshold. Its `judge` returns a verdict
+with the numbers that led to it, or raises `Missing` where results that it needs are not there.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from helpers.report import look
+from helpers.report.evidence import NOUNS, Evidence, Missing, Network, called, signed
+from helpers.report.tables import number_text
+from helpers.statistics import Comparison, Interval
+
+SUPPORTED, REFUTED, UNDECIDED, NOT_MEASURED = "supported", "refuted", "undecided", "not measured"
+SIZE_DIFFERS = "direction holds, size does not"
+ONE_SEED = "One seed: how far a second training would end from the first is not known."
+UNFAIR = "The network with fewer channels was timed without folding its batch norm: it could be faster."
+DENSE = ("dense", "")
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A verdict and what led to it: our number with its interval, the original's, the threshold, the trainings."""
+
+    verdict: str
+    evidence: str
+    ours: float
+    unit: str
+    threshold: str
+    theirs: float | None = None
+    low: float = math.nan
+    high: float = math.nan
+    seeds: str = ""
+
+
+def _compared(verdict: str, text: str, compared: Comparison, threshold: str, theirs: float | None = None) -> Judgement:
+    limits, seeds = compared.total or compared.images, " and ".join(map(str, compared.seeds))
+    text += f" {ONE_SEED}" if verdict == UNDECIDED and compared.total is None else ""
+    return Judgement(verdict, text, compared.difference, "points", threshold, theirs, limits.low, limits.high, seeds)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Columns of some networks over those of a base (the least of several; none: the network's own `base_column`).
+
+    Every ratio has to lie from `low` to `high`. `cut`: the statement is about how many percent less. Up to `noise` outside,
+    in the same unit, nothing is decided. `sized`: the statement names a size, of which the direction alone may hold.
+    """
+
+    columns: tuple[str, ...]
+    networks: tuple[Network, ...]
+    base: tuple[Network, ...] = (DENSE,)
+    low: float = -math.inf
+    high: float = math.inf
+    base_column: str = ""
+    noise: float = 0.0
+    cut: bool = False
+    sized: bool = False
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        found = []
+        for column, network in ((column, network) for column in self.columns for network in self.networks):
+            base = min(evidence.value(other, self.base_column or column) for other in self.base or (network,))
+            value = self._scaled(evidence.value(network, column), base)
+            found.append((min(value - self.low, self.high - value), value, network, column))
+        margin, value, network, column = min(found)
+        verdict = SUPPORTED if margin >= 0 else UNDECIDED if margin >= -self.noise else REFUTED
+        if verdict == REFUTED and self.sized and value > self.noise:
+            verdict = SIZE_DIFFERS
+        words, unit = (f"{number_text(value, 1)} % below", "%") if self.cut else (f"{number_text(value, 2)}×", "×")
+        than = "the dense network's" if self.base else "its values"
+        limits = f"at least {self.low:g}" if math.isinf(self.high) else f"{self.low:g} to {self.high:g}"
+        theirs = [evidence.reported(method, column) for method, _ in (network, *self.base[:1])]
+        return Judgement(
+            verdict,
+            f"{look.name(*network)}: {NOUNS[column]} {words} {than}.",
+            value,
+            unit,
+            f"{limits} {unit}".replace("-inf to", "at most").replace(" ×", "×"),
+            self._scaled(*theirs) if len(theirs) == 2 and all(theirs) else None,
+        )
+
+    def _scaled(self, value: float, base: float) -> float:
+        return 100 * (1 - value / base) if self.cut else value / base
+
+
+@dataclass(frozen=True)
+class Cheapest:
+    """A network costs least: no rival costs as little (to a share of `same`) without being less accurate.
+
+    A rival that costs no more refutes where it surely is less than `margin` points below the network.
+    """
+
+    column: str
+    network: Network
+    rivals: tuple[Network, ...]
+    same: float = 0.0
+    margin: float = 1.0
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        own, spent = evidence.one(self.network), evidence.value(self.network, self.column)
+        rivals = sorted(evidence.find(*self.rivals, having=self.column), key=lambda line: line[self.column])
+        if not rivals:
+            raise Missing(f"{NOUNS[self.column]} of {look.name(*self.rivals[0])}: not measured")
+        limit = f"no rival as cheap within {self.margin:g} point"
+        cheap = [line for line in rivals if line[self.column] <= (1 + self.same) * spent] or rivals[:1]
+        compared = [(evidence.compare(line, own, len(cheap)), line) for line in cheap]
+        best, line = max(compared, key=lambda pair: pair[0].total.low if pair[0].total else -math.inf)
+        ratio = line[self.column] / spent
+        text = f"{called(line)}: {NOUNS[self.column]} {number_text(ratio, 2)} times that of {called(own)}"
+        if ratio > 1 + self.same:
+            theirs = [evidence.reported(method, self.column) for method in (line["method"], own["method"])]
+            return Judgement(SUPPORTED, f"{text}.", ratio, "×", limit, theirs[0] / theirs[1] if all(theirs) else None)
+        verdict = SUPPORTED if all(c.decided and c.difference < 0 for c, _ in compared) else UNDECIDED
+        verdict = REFUTED if best.total and best.total.low > -self.margin else verdict
+        text += f", top-1 {signed(best.difference)} points."
+        if verdict == REFUTED and self.column.startswith("time") and not own["fused"]:
+            verdict, text = UNDECIDED, f"{text} {UNFAIR}"
+        return _compared(verdict, text, best, limit)
+
+
+@dataclass(frozen=True)
+class EqualCost:
+    """At equal cost the networks of `losers` are less accurate than those of `winners`.
+
+    Every network is set against the costliest of the other kind that costs no more: pairs chosen by cost alone, and few
+    enough to be corrected for their number. A win counts if the winner was not fine-tuned longer; wins have to be one-sided.
+    """
+
+    column: str
+    losers: tuple[Network, ...]
+    winners: tuple[Network, ...]
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        sides, pairs = [evidence.find(*side, having=self.column) for side in (self.losers, self.winners)], []
+        for line, others in ((line, sides[1 - side]) for side in (0, 1) for line in sides[side]):
+            if cheaper := [other for other in others if other[self.column] <= line[self.column]]:
+                pairs.append((max(cheaper, key=lambda other: other[self.column]), line))
+        if not pairs:
+            raise Missing(f"{NOUNS[self.column]} of fine-tuned networks of both kinds on {look.dataset(evidence.dataset)}")
+        compared = [(evidence.compare(*pair, len(pairs)), *pair) for pair in pairs]
+        wins = [w for w in compared if w[0].decided and w[0].difference > 0 and w[1]["epochs"] <= w[2]["epochs"]]
+        against = [(line["method"], line["label"]) in self.losers for _, line, _ in wins]
+        verdict = SUPPORTED if wins and not any(against) else REFUTED if wins and all(against) else UNDECIDED
+        best, cheaper, dearer = max(wins or compared, key=lambda w: w[0].difference)
+        text = f"Of {len(pairs)} pairs, {look.name(self.winners[0][0])} wins {len(wins) - sum(against)}, "
+        text += f"{look.name(self.losers[0][0])} {sum(against)}. Clearest: {called(cheaper)} against {called(dearer)}."
+        if verdict == SUPPORTED and self.column.startswith("time") and not all(line["fused"] for line in sides[0]):
+            verdict, text = UNDECIDED, f"{text} {UNFAIR}"
+        return _compared(verdict, text, best, f"above 0, corrected for {len(pairs)} pairs")
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Top-1 of one network minus that of its control, for every pair, is above a threshold, or with `below` under it.
+
+    The threshold is `share` of what two methods of the original report differ by (`reported`), with `relative` as a share of
+    its dense network's top-1 and so of our control's. With `minus` the same difference of another pair, perhaps on another
+    data set (`elsewhere`), is taken off first. Every pair has to hold, and one that fails refutes, corrected for their number;
+    as `readings` of one statement they have to agree. `sized`: as in `Ratio`.
+    """
+
+    pairs: tuple[tuple[Network, Network], ...]
+    below: bool = False
+    share: float = 0.0
+    reported: tuple[str, str] | None = None
+    relative: bool = False
+    minus: tuple[Network, Network] | None = None
+    elsewhere: str = ""
+    readings: bool = False
+    sized: bool = False
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        there, sign = Evidence(evidence.frame, self.elsewhere) if self.elsewhere else evidence, -1 if self.below else 1
+        found = list(self._contrasts(evidence, there))
+        verdicts = {self._verdict(compared, limit, sign) for _, compared, limit in found}
+        least = min(found, key=lambda contrast: sign * (contrast[1].difference - contrast[2]))
+        text, compared, limit = found[0] if self.readings else least
+        verdict = REFUTED if REFUTED in verdicts and not self.readings else verdicts.pop() if len(verdicts) == 1 else UNDECIDED
+        text = f"Least favourable of {len(found)}: {text}" if len(found) > 2 else " ".join(text for text, *_ in found)
+        text += " The two disagree." if self.readings and len(verdicts) > 1 else ""
+        theirs = self._theirs(evidence)
+        theirs = theirs - self._theirs(there) if self.reported and self.elsewhere else theirs
+        return _compared(verdict, text, compared, f"{'below' if self.below else 'above'} {signed(limit)}", theirs)
+
+    def _contrasts(self, evidence: Evidence, there: Evidence) -> Iterator[tuple[str, Comparison, float]]:
+        """What is said of a pair, what it differs by, and the threshold."""
+        tests = 1 if self.readings else len(self.pairs)
+        for a, b in ((evidence.one(ours), evidence.one(control)) for ours, control in self.pairs):
+            compared = evidence.compare(a, b, tests)
+            text = f"{called(a)} {number_text(a['top1_pct'], 2)} % against "
+            text += f"{number_text(b['top1_pct'], 2)} % of {called(b)}."
+            if self.minus:
+                base = there.compare(*map(there.one, self.minus), tests)
+                text = f"{called(a)} {signed(compared.difference)} points from its dense network, "
+                text += f"on {look.dataset(self.elsewhere)}" if self.elsewhere else look.name(*self.minus[0])
+                text, compared = f"{text} {signed(base.difference)}.", _minus(compared, base)
+            scale = b["top1_pct"] / evidence.reported(self.reported[1], "top1_pct") if self.relative else 1.0
+            yield text, compared, self.share * scale * (self._theirs(evidence) or 0.0)
+
+    def _verdict(self, compared: Comparison, limit: float, sign: int) -> str:
+        if compared.total is None or (limit == 0 and not compared.decided):
+            return UNDECIDED
+        low, high = sorted((sign * compared.total.low, sign * compared.total.high))
+        if low > sign * limit:
+            return SUPPORTED
+        return UNDECIDED if high >= sign * limit else SIZE_DIFFERS if self.sized and low > 0 else REFUTED
+
+    def _theirs(self, evidence: Evidence) -> float | None:
+        return np.subtract(*(evidence.reported(method, "top1_pct") for method in self.reported)) if self.reported else None
+
+
+def _minus(a: Comparison, b: Comparison) -> Comparison:
+    """What two differences differ by, taken as independent of each other."""
+
+    def apart(x: Interval, y: Interval) -> Interval:
+        value, below, above = x.value - y.value, (x.value - x.low, y.high - y.value), (x.high - x.value, y.value - y.low)
+        return Interval(value, value - math.hypot(*below), value + math.hypot(*above))
+
+    total = apart(a.total, b.total) if a.total and b.total else None
+    p = 0.0 if total and (total.low > 0 or total.high < 0) else 1.0
+    return replace(a, difference=a.difference - b.difference, images=apart(a.images, b.images), total=total, p=p)
+
+
+@dataclass(frozen=True)
+class Provided:
+    """A difference whose support counts only where another supports its own statement too."""
+
+    rule: Difference
+    condition: Difference
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        judged, condition = self.rule.judge(evidence), self.condition.judge(evidence)
+        verdict = UNDECIDED if judged.verdict == SUPPORTED != condition.verdict else judged.verdict
+        return replace(judged, verdict=verdict, evidence=f"{judged.evidence.removesuffix(ONE_SEED).strip()} {condition.evidence}")
+
+
+@dataclass(frozen=True)
+class MoreGradient:
+    """More gradient left after pruning does not make a network end more accurate: one clear counterexample supports it.
+
+    A pair counts where one keeps at least `good` of its gradient norm and `more` times the other's; each is corrected for
+    their number. Refuted where in every pair the one with more gradient is more accurate.
+    """
+
+    methods: tuple[Network, ...]
+    good: float = 0.5
+    more: float = 1.1
+
+    def judge(self, evidence: Evidence) -> Judgement:
+        lines = [line for line in evidence.find(*self.methods) if isinstance(line["gradient_norm"], dict)]
+        norms = [(line["gradient_norm"]["before"], line["gradient_norm"]["after"], line) for line in lines]
+        pairs = [(a, b, x / y) for old, x, a in norms for _, y, b in norms if x >= self.good * old and x > self.more * y]
+        if not pairs:
+            raise Missing(f"methods that differ in the gradient that they keep on {look.dataset(evidence.dataset)}")
+        compared = [(evidence.compare(a, b, len(pairs)), a, b, ratio) for a, b, ratio in pairs]
+        best, a, b, ratio = min(compared, key=lambda found: found[0].total.high if found[0].total else found[0].difference)
+        above = all((single := evidence.compare(x, y)).decided and single.difference > 0 for x, y, _ in pairs)
+        verdict = SUPPORTED if best.decided and best.difference < 0 else REFUTED if above else UNDECIDED
+        text = f"{called(a)} keeps {number_text(ratio, 1)} times the gradient of {called(b)} and ends "
+        text += f"{signed(best.difference)} points from it."
+        return _compared(verdict, text, best, f"below 0, corrected for {len(pairs)} pairs")
+
+
+Rule = Ratio | Cheapest | EqualCost | Difference | Provided | MoreGradient
