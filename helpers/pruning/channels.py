@@ -1,33 +1,190 @@
 """Channel pruning by regression (He, Zhang and Sun 2017, "Channel Pruning for Accelerating Very Deep Neural Networks").
 
-First to last, for every layer: the input channels that stay are chosen by LASSO (or a control), then the layer's weights
-are solved again by least squares, so that from the inputs of the network pruned so far it gives what the original gave
-before its batch norm. The channels are taken out of the tensors: the result is an ordinary, smaller VGG.
+First to last, for every convolution: LASSO (or a control) chooses the channels that stay, the others are taken out of the
+tensors, and the layer that reads them is solved again by least squares, so that from the inputs of the network pruned so far
+it gives what the original gave before its batch norm. The result is an ordinary, smaller VGG.
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from time import perf_counter
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from helpers import machine, models
-from helpers.pruning import reconstruction, selection
-from helpers.pruning.patches import Samples, collect, targets
-from helpers.pruning.reconstruction import Statistics
-from helpers.pruning.stream import Stream, units
-from helpers.pruning.surgery import consumer, matrix_of, rebuilt, remove, set_inputs, slice_outputs
+from helpers import data, machine, models, settings
+from helpers.pruning import regression
+from helpers.pruning.regression import Samples, Statistics
+from helpers.pruning.widths import with_conv_widths
 
 METHODS = ("lasso", "l1", "random")
 NARROW = 128  # up to so many channels one set of sums serves the choice and the solution
-__all__ = ["METHODS", "LayerReport", "Samples", "error_curves", "layer_statistics", "prune", "remove"]
+CHUNK = 250  # images at a time
+
+
+# Activations, unit by unit -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A convolution or linear layer, and what follows it up to the next one: batch norm, ReLU, max-pool, dropout."""
+
+    name: str
+    layer: nn.Conv2d | nn.Linear
+    rest: nn.Sequential
+
+    def outputs(self, maps: Tensor) -> Tensor:
+        """What the layer alone gives: a convolution in the number format of `maps`, a linear layer in float32."""
+        if isinstance(self.layer, nn.Linear):
+            return self.layer(maps.flatten(1).float())
+        return F.conv2d(maps, self.layer.weight.to(maps.dtype), self.layer.bias.to(maps.dtype), padding=1)
+
+
+def units(network: models.VGG) -> list[Unit]:
+    """All convolutions and linear layers in forward order; TypeError for a network that is not a VGG."""
+    models.require_vgg(network)
+    found = []
+    for part in ("features", "classifier"):
+        modules = list(getattr(network, part))
+        starts = [i for i, module in enumerate(modules) if isinstance(module, nn.Conv2d | nn.Linear)]
+        for start, end in pairwise([*starts, len(modules)]):
+            found.append(Unit(f"{part}.{start}", modules[start], nn.Sequential(*modules[start + 1 : end])))
+    return found
+
+
+def convolutions(network: models.VGG) -> list[Unit]:
+    """The units that are convolutions, in forward order."""
+    return [unit for unit in units(network) if isinstance(unit.layer, nn.Conv2d)]
+
+
+class Activations:
+    """Images on their way through a network in eval mode, `CHUNK` at a time.
+
+    Units may be changed, as long as no later unit's inputs are held. Maps are computed and held in `dtype`, channels last.
+    """
+
+    def __init__(self, network: models.VGG, images: Tensor, dtype: torch.dtype = torch.float32):
+        self.units, self.normalization, self.dtype = units(network), network.normalization, dtype
+        self.at, self.chunks, self.count = 0, list(images.split(CHUNK)), len(images)  # held: the inputs of unit `at`
+
+    @torch.no_grad()
+    def inputs(self, number: int) -> Iterator[Tensor]:
+        """What enters unit `number` (past the last one: the logits), one chunk after another."""
+        for maps in self.chunks:
+            if maps.dtype == torch.uint8:
+                maps = data.normalize(maps, self.normalization, self.dtype).contiguous(memory_format=torch.channels_last)
+            for unit in self.units[self.at : number]:
+                maps = unit.rest(unit.outputs(maps))
+            yield maps
+
+    def statistics(
+        self, number: int, samples: Samples, targets: Tensor | None = None, most_rows: int | None = None
+    ) -> Statistics:
+        """The sums of unit `number` over what enters it, see `regression.collect`."""
+        layer = self.units[number].layer
+        return regression.collect(self.inputs(number), layer, samples, self.count, targets=targets, most_rows=most_rows)
+
+    def advance(self, number: int) -> None:
+        """Hold what enters unit `number`, except the first unit's maps: the largest ones, and the cheapest to compute again."""
+        if number > 1:
+            for i, maps in enumerate(self.inputs(number)):
+                self.chunks[i] = maps
+            self.at = number
+
+    def keep(self, number: int, kept: Tensor) -> None:
+        """Cut unit `number` to its output channels `kept`, also in the maps that are held behind it."""
+        cut(self.units[number], self.units[number + 1], kept)
+        if self.at > number:
+            index = kept.to(self.chunks[0].device)
+            self.chunks = [maps[:, index].contiguous(memory_format=torch.channels_last) for maps in self.chunks]
+
+
+@torch.no_grad()
+def targets(network: models.VGG, images: Tensor, samples: Samples, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """What every layer of `network`, in eval mode, gives for all `images` at the sampled positions, before batch norm.
+
+    Layer name → rows (images · positions, outputs), in the order in which `regression.collect` reads the layer's input.
+    """
+    dense = Activations(network, images, dtype)
+    rows: dict[str, list[Tensor]] = {unit.name: [] for unit in dense.units}
+    for number, maps in enumerate(dense.inputs(0)):
+        for unit in dense.units:
+            outputs = unit.outputs(maps)
+            square = outputs.view(*outputs.shape[:2], *(outputs.shape[2:] or (1, 1)))
+            at = samples.positions_of(len(images), square.shape[-1])[number * CHUNK :][: len(square)]
+            rows[unit.name].append(regression.patches(square, at, 1).flatten(1))
+            maps = unit.rest(outputs)  # may overwrite them
+    return {name: torch.cat(parts) for name, parts in rows.items()}
+
+
+# Cutting -----------------------------------------------------------------------------------------------------------
+
+
+def cut(producer: Unit, reader: Unit, kept: Tensor) -> None:
+    """Keep some output channels of a convolution and its batch norm, and the weights that read them, in place."""
+    conv, layer = producer.layer, reader.layer
+    kept = kept.to(conv.weight.device)
+    by_channel = layer.weight.data.unflatten(1, (len(conv.weight), -1))
+    layer.weight = nn.Parameter(by_channel[:, kept].flatten(1, 2))
+    for module in (conv, *producer.rest):
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean, module.running_var = module.running_mean[kept], module.running_var[kept]
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            module.weight, module.bias = nn.Parameter(module.weight.data[kept]), nn.Parameter(module.bias.data[kept])
+
+
+def remove(network: models.VGG, kept: Mapping[str | int, Tensor]) -> models.VGG:
+    """A smaller copy of `network` with only the `kept` output channels of some convolutions, weights unchanged.
+
+    `kept` holds ascending channel indices by a convolution's name ("features.0") or number; the others keep all. Raises
+    ValueError for another layer, and for indices that are not ascending channels of theirs.
+    """
+    sliced = _copied(network)
+    found = units(sliced)
+    for layer, index in kept.items():
+        number = _number(network, layer)
+        index, total = torch.as_tensor(index, dtype=torch.int64), len(found[number].layer.weight)
+        if not len(index) or index[0] < 0 or index[-1] >= total or (index.diff() <= 0).any():
+            raise ValueError(f"the kept channels of {found[number].name} must ascend from 0 to at most {total - 1}")
+        cut(found[number], found[number + 1], index)
+    return _rebuilt(network, sliced)
+
+
+def _copied(network: models.VGG) -> models.VGG:
+    """A copy in eval mode. Raises TypeError or ValueError for a network that is not a VGG as it was built."""
+    models.require_vgg(network)
+    models.require_plain(network)
+    return copy.deepcopy(network).eval()
+
+
+def _rebuilt(network: models.VGG, sliced: models.VGG) -> models.VGG:
+    """A clean VGG with the tensors of `sliced`, a cut copy of `network`."""
+    counts = [len(unit.layer.weight) for unit in convolutions(sliced)]
+    small = models.build(network.architecture() | {"widths": list(with_conv_widths(network.widths, counts))})
+    small.load_state_dict(sliced.state_dict())
+    return small.to(next(network.parameters()).device).train(network.training)
+
+
+def _number(network: models.VGG, layer: str | int) -> int:
+    """The number of a convolution given by number or name; ValueError for another layer."""
+    names = [unit.name for unit in convolutions(network)]
+    if layer in names:
+        return names.index(layer)
+    if isinstance(layer, int) and 0 <= layer < len(names):
+        return layer
+    raise ValueError(f"{layer!r} is no convolution of this network: give 0 to {len(names) - 1} or one of {', '.join(names)}")
+
+
+# One layer, and all ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class LayerReport:
-    """What happened between one convolution and the layer that reads its channels.
+    """What happened between one convolution and the layer that reads its channels (`consumer`).
 
     Errors are ‖Y − Ŷ‖² / ‖Y‖² about the means, on the rows that were solved from: with the old weights of the kept
     channels, and with the ones the network got.
@@ -51,37 +208,33 @@ class LayerReport:
 
 
 def layer_statistics(
-    network: models.VGG, images: Tensor, number: int, *, samples: Samples | None = None
+    network: models.VGG, images: Tensor, layer: str | int, *, samples: Samples | None = None
 ) -> tuple[Statistics, Tensor]:
-    """(statistics, W) of the layer that reads convolution `number` in `network` itself: where a single layer is studied."""
-    network, samples = copy.deepcopy(network).eval(), samples or Samples()
-    _, layer = consumer(network, number)
-    images = samples.choose(images)
-    statistics = collect(Stream(network, images).inputs(number + 1), layer, None, samples, len(images))
-    return statistics, reconstruction.matrix(layer, statistics.taps)
+    """(statistics, W) of the layer that reads a convolution's channels in `network` itself, to study one choice.
+
+    `layer` is the convolution, by name ("features.7") or number from 0 in forward order; ValueError for another.
+    """
+    number, samples = _number(network, layer), samples or Samples()
+    stream = Activations(_copied(network), samples.choose(images))
+    statistics = stream.statistics(number + 1, samples)
+    return statistics, regression.matrix(stream.units[number + 1].layer, statistics.taps)
 
 
 def error_curves(
     network: models.VGG, images: Tensor, *, samples: Samples | None = None, dtype: torch.dtype | None = None
 ) -> dict[str, Tensor]:
-    """Convolution name → relative error of its consumer when the first 0 … c channels of the LASSO's order stay.
+    """Convolution name → relative error of its reader when the first 0 … c channels of the LASSO's order stay.
 
-    Each layer by itself in the unpruned network, reconstructed by least squares: what `widths.for_budget` weighs.
+    Each layer by itself in the unpruned network, solved by least squares: what `widths.for_budget` weighs.
     """
-    network, samples = copy.deepcopy(network).eval(), samples or Samples()
-    images = samples.choose(images)
-    stream, curves = Stream(network, images, dtype or machine.fast_dtype(images.device)), {}
-    for number, unit in enumerate(stream.units):
-        _, layer = consumer(network, number)
-        statistics = collect(stream.inputs(number + 1), layer, None, samples, len(images))
-        order = selection.path(statistics, reconstruction.matrix(layer, statistics.taps)).order
-        curves[unit.name] = reconstruction.error_curve(statistics, order)
-        if unit.pools:
-            stream.carry(number + 1)
+    samples, curves = samples or Samples(), {}
+    stream = Activations(_copied(network), samples.choose(images), dtype or machine.dtype(images.device))
+    for number, unit in enumerate(convolutions(network), start=1):
+        stream.advance(number)
+        statistics = stream.statistics(number, samples)
+        order = regression.path(statistics, regression.matrix(stream.units[number].layer, statistics.taps)).order
+        curves[unit.name] = regression.error_curve(statistics, order)
     return curves
-
-
-# Pruning ----------------------------------------------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -101,130 +254,52 @@ def prune(
 
     Args:
         images: uint8 (N, 3, H, W), training images; at most `samples.images` of them are used.
-        widths: output channels a convolution, at most those of `network`, with its "M"s.
-        method: "lasso" chooses by the LASSO path, "l1" by filter norm, "random" by `seed`.
-        reconstruct: solve the consumer's weights by least squares; otherwise the kept ones stay as they are.
+        widths: output channels of each convolution, at most those of `network`, with its "M"s.
+        method: "lasso" chooses by the LASSO path, "l1" by filter norm (Li et al. 2017), "random" by `seed`.
+        reconstruct: with every method, solve the reading layer by least squares; otherwise its kept weights stay.
         asymmetric: the target is the original network's output; otherwise the layer's own on the pruned network's input.
-        dtype: of the maps (by default what the processor is fastest in); sums and solutions are float32 at least.
+        dtype: of the maps (by default what the device is fastest in); sums and solutions are float32 at least.
 
     Batch-norm statistics stay those of the original: recalibrate them before reading an accuracy.
     Raises ValueError for widths that are not a narrower list of the same shape, or an unknown method.
     """
-    if method not in METHODS:
-        raise ValueError(f"method is one of {', '.join(METHODS)}; got {method!r}")
-    counts = _checked(network, widths)
-    samples = samples or Samples(seed=seed)
-    images = samples.choose(images)
-    dtype = dtype or machine.fast_dtype(images.device)
-    original, sliced = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
-    rows = _by_unit(targets(original, images, samples, dtype)) if asymmetric else None
-    stream, reports = Stream(sliced, images, dtype), []
-    for number, (unit, count) in enumerate(zip(stream.units, counts, strict=True)):
-        started = perf_counter()
-        name, layer = consumer(sliced, number)
-        known = _control(original, number, count, method, seed)
-        chosen = _choose(stream, number, layer, rows(number + 1) if rows else None, samples, count, known)
-        solved = _solved(chosen, layer, reconstruct)
-        reports.append(
-            LayerReport(
-                name=unit.name,
-                consumer=name,
-                channels_before=unit.conv.out_channels,
-                channels_after=count,
-                kept=tuple(chosen.kept.tolist()),
-                error_before=solved.error_before,
-                error_after=solved.error_after,
-                penalty=chosen.penalty,
-                solver=solved.solution.solver,
-                rows=chosen.statistics.rows,
-                seconds=perf_counter() - started,
-            )
-        )
-        slice_outputs(unit, chosen.kept)
-        set_inputs(layer, solved.solution.W, solved.solution.bias, chosen.statistics.taps)
-        if unit.pools:
-            stream.carry(number + 1)
-    return rebuilt(network, sliced, counts), reports
+    settings.choose("method", method, METHODS)
+    sliced, samples = _copied(network), samples or Samples(seed=seed)
+    counts = _counts(network, widths)
+    images, dtype = samples.choose(images), dtype or machine.dtype(images.device)
+    dense = targets(sliced, images, samples, dtype) if asymmetric else {}
+    stream, reports = Activations(sliced, images, dtype), []
+    for number, (unit, count) in enumerate(zip(convolutions(network), counts, strict=True)):
+        started, channels, penalty = perf_counter(), len(unit.layer.weight), None
+        name, reader = stream.units[number + 1].name, stream.units[number + 1].layer
+        stream.advance(number + 1)
+        sums = functools.partial(stream.statistics, number + 1, samples, dense.pop(name, None))
+        # over all channels: what the LASSO chooses from, and what the layer's own output is made of
+        few = samples.selection_rows if asymmetric and channels > NARROW else None
+        whole = sums(few) if method == "lasso" or not asymmetric else None
+        if method == "lasso":
+            kept, penalty = regression.path(whole, regression.matrix(reader, whole.taps), count).keep(count)
+        elif method == "l1":
+            kept = unit.layer.weight.abs().sum((1, 2, 3)).argsort(descending=True, stable=True)[:count].sort().values
+        else:
+            kept = regression.random_order(channels, seed * 65537 + number)[:count].sort().values
+        stream.keep(number, kept)
+        statistics = whole.restricted(kept) if whole and not few else sums()
+        everything, W = torch.arange(count), regression.matrix(reader, statistics.taps)
+        solved, solver = W, "none"
+        if reconstruct:
+            solution = regression.solve(statistics, everything, W)
+            regression.assign(reader, solution.W, solution.bias, statistics.taps)
+            solved, solver = solution.W, solution.solver
+        errors = [regression.relative_error(statistics, everything, weights) for weights in (W, solved)]
+        indices, seconds = tuple(kept.tolist()), perf_counter() - started
+        reports.append(LayerReport(unit.name, name, channels, count, indices, *errors, penalty, solver, statistics.rows, seconds))
+    return _rebuilt(network, sliced), reports
 
 
-@dataclass(frozen=True)
-class _Chosen:
-    """The channels that stay, and statistics of which they are the channels `inside`."""
-
-    kept: Tensor
-    penalty: float | None
-    statistics: Statistics
-    inside: Tensor
-
-
-def _choose(
-    stream: Stream,
-    number: int,
-    layer: nn.Conv2d | nn.Linear,
-    Y: Tensor | None,
-    samples: Samples,
-    count: int,
-    known: Tensor | None,
-) -> _Chosen:
-    """Choose the channels of unit `number` (unless they are known) and collect what its consumer is solved from."""
-    images, chunks = sum(map(len, stream.chunks)), stream.inputs(number + 1)
-    if known is not None and Y is not None:
-        return _Chosen(known, None, collect(chunks, layer, Y, samples, images, channels=known), torch.arange(count))
-    separately = Y is not None and stream.units[number].conv.out_channels > NARROW
-    if separately:
-        chunks = list(chunks)
-    statistics = collect(chunks, layer, Y, samples, images, for_selection=separately)
-    if known is not None:
-        return _Chosen(known, None, statistics, known)
-    kept, penalty = selection.path(statistics, reconstruction.matrix(layer, statistics.taps), count).keep(count)
-    if separately:
-        return _Chosen(kept, penalty, collect(chunks, layer, Y, samples, images, channels=kept), torch.arange(count))
-    return _Chosen(kept, penalty, statistics, kept)
-
-
-@dataclass(frozen=True)
-class _Solved:
-    solution: reconstruction.Solution
-    error_before: float
-    error_after: float
-
-
-def _solved(chosen: _Chosen, layer: nn.Conv2d | nn.Linear, reconstruct: bool) -> _Solved:
-    """The consumer on the chosen channels, with its old weights or with solved ones."""
-    statistics, inside = chosen.statistics, chosen.inside
-    W = matrix_of(layer, statistics.taps, chosen.kept)
-    before = reconstruction.relative_error(statistics, inside, W)
-    if not reconstruct:
-        return _Solved(reconstruction.Solution(W, layer.bias.data, "none"), before, before)
-    solution = reconstruction.solve(statistics, inside, W)
-    return _Solved(solution, before, reconstruction.relative_error(statistics, inside, solution.W))
-
-
-def _control(original: models.VGG, number: int, count: int, method: str, seed: int) -> Tensor | None:
-    """The channels a control keeps, known before any statistics; None for the LASSO."""
-    conv = units(original)[number].conv
-    if method == "l1":
-        return selection.l1_filters(conv, count)
-    if method == "random":
-        return selection.random_channels(conv.out_channels, count, seed * 65537 + number)
-    return None
-
-
-def _by_unit(blocks: Iterator[dict[int, Tensor]]) -> Callable[[int], Tensor]:
-    """Look up unit number → target rows from an iterator of blocks, each number once and in ascending order."""
-    waiting: dict[int, Tensor] = {}
-
-    def take(number: int) -> Tensor:
-        while number not in waiting:
-            waiting.update(next(blocks))
-        return waiting.pop(number)
-
-    return take
-
-
-def _checked(network: models.VGG, widths: Sequence[int | str]) -> list[int]:
-    shape = [width == "M" for width in network.widths]
-    if [width == "M" for width in widths] != shape:
+def _counts(network: models.VGG, widths: Sequence[int | str]) -> list[int]:
+    """The channels that `widths` leaves each convolution; ValueError where it is no narrower list."""
+    if [width == "M" for width in widths] != [width == "M" for width in network.widths]:
         raise ValueError(f"the widths {tuple(widths)} have not the layers of {network.widths}")
     for before, after in zip(network.widths, widths, strict=True):
         if before != "M" and not (isinstance(after, int) and 1 <= after <= before):

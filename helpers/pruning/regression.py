@@ -1,0 +1,302 @@
+"""Least squares and LASSO for one layer, from sums over its sampled inputs (He, Zhang and Sun 2017).
+
+A layer is a matrix product Y = X Wᵀ + b. A row of X is what the layer reads at one position of one image: nine taps of all
+channels for a 3×3 convolution, all positions of the map for a linear layer that reads maps, one tap for any other. Columns
+stand tap by tap, so W is (outputs, taps · channels). XᵀX, XᵀY and the means are all that LASSO and least squares need
+(`Statistics`); no row is kept. The sums are about the means, and the bias is mean(Y) − W mean(X).
+"""
+
+import copy
+import functools
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import lars_path_gram
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+RIDGE = 1e-3  # of the mean diagonal of XᵀX
+DEAD = 1e-7  # a channel with less than this share of the largest one's energy carries nothing
+STEPS = 8  # that a LASSO path may take for each channel
+
+
+@dataclass(frozen=True)
+class Samples:
+    """How many rows a layer is solved from: images, and random positions an image (all of a map that has fewer).
+
+    Channels of wide layers are chosen from about `selection_rows` rows: one coefficient a channel needs fewer of them than
+    nine weights a channel and output do, and XᵀX of all channels costs most.
+    """
+
+    images: int = 5000
+    positions: int = 10
+    seed: int = 0
+    selection_rows: int = 2000
+
+    def choose(self, images: Tensor) -> Tensor:
+        """At most `images` of the given ones, without replacement, in their order."""
+        chosen = torch.randperm(len(images), generator=torch.Generator().manual_seed(self.seed))[: self.images]
+        return images[chosen.sort().values.to(images.device)]
+
+    @functools.lru_cache(maxsize=8)  # noqa: B019 - samples are small, and every chunk of images asks again
+    def positions_of(self, count: int, side: int) -> Tensor:
+        """(count, p) flat positions in the side × side maps of `count` images; the same for every map of that size."""
+        generator = torch.Generator().manual_seed(self.seed * 65537 + side)
+        return torch.rand(count, side * side, generator=generator).topk(min(self.positions, side * side), dim=1).indices
+
+
+def patches(maps: Tensor, positions: Tensor, size: int = 3) -> Tensor:
+    """(N · p, size², C): the size × size neighbourhoods in `maps` (N, C, H, H) at flat `positions` (N, p), zeros outside."""
+    side, positions = maps.shape[-1], positions.to(maps.device)
+    padded = F.pad(maps, [size // 2] * 4).permute(0, 2, 3, 1)
+    image, offset = (torch.arange(length, device=maps.device) for length in (len(maps), size))
+    row = (positions // side)[..., None, None] + offset.unsqueeze(1)
+    column = (positions % side)[..., None, None] + offset
+    return padded[image.view(-1, 1, 1, 1), row, column].flatten(2, 3).flatten(0, 1)
+
+
+class Statistics:
+    """Sums over rows of X (taps · channels) and Y (outputs): `add` rows, then call `centred` once.
+
+    Then `xx` is XᵀX, `xy` is XᵀY and `yy` the sum of squares of each output, all about the means `x_mean` and `y_mean`.
+    """
+
+    def __init__(self, taps: int, channels: int, outputs: int, device: torch.device | None = None):
+        self.taps, self.channels, self.rows = taps, channels, 0
+        self.xx = torch.zeros(taps * channels, taps * channels, device=device)
+        self.xy = torch.zeros(taps * channels, outputs, device=device)
+        self.x_mean = torch.zeros(taps * channels, device=device, dtype=torch.float64)
+        self.y_mean, self.yy = torch.zeros(2, outputs, device=device, dtype=torch.float64)
+
+    def add(self, X: Tensor, Y: Tensor | None = None) -> None:
+        """Add rows X (R, taps, channels) and, where they are known, Y (R, outputs)."""
+        X, c = X.flatten(1).float(), self.channels
+        for tap in range(0, len(self.xx), c):  # with itself and later taps alone: XᵀX is symmetric
+            self.xx[tap : tap + c, tap:].addmm_(X[:, tap : tap + c].T, X[:, tap:])
+        self.x_mean += X.sum(0, dtype=torch.float64)
+        self.rows += len(X)
+        if Y is not None:
+            self.xy.addmm_(X.T, Y.float())
+            self.y_mean += Y.sum(0, dtype=torch.float64)
+            self.yy += Y.double().square().sum(0)
+
+    def centred(self) -> "Statistics":
+        """Turn the sums into sums about the means. Raises ValueError without rows, and where a sum is not a finite number."""
+        if self.rows == 0:
+            raise ValueError("no rows were added")
+        for tap in range(0, len(self.xx), self.channels):
+            later = tap + self.channels
+            self.xx[later:, tap:later] = self.xx[tap:later, later:].T
+        self.x_mean /= self.rows
+        self.y_mean /= self.rows
+        x_mean = self.x_mean.float()
+        self.xx.addr_(x_mean, x_mean, alpha=-self.rows)
+        self.xy.addr_(x_mean, self.y_mean.float(), alpha=-self.rows)
+        self.yy -= self.rows * self.y_mean.square()
+        return self._finite()
+
+    def explained_by(self, W: Tensor, bias: Tensor) -> "Statistics":
+        """These statistics (centred) with Y = X Wᵀ + bias, for which no row of Y is needed."""
+        self.xy = self.xx @ W.T
+        self.yy = (W.T * self.xy).sum(0, dtype=torch.float64)
+        self.y_mean = W.double() @ self.x_mean + bias
+        return self._finite()
+
+    def _finite(self) -> "Statistics":
+        for what, sums in (("inputs", (self.xx, self.x_mean)), ("outputs", (self.xy, self.yy, self.y_mean))):
+            if not all(math.isfinite(part.sum()) for part in sums):  # NaN would read as a perfect fit later on
+                raise ValueError(f"the {what} of this layer are not finite numbers: look for NaN or overflow in the network")
+        return self
+
+    def columns(self, channels: Tensor) -> Tensor:
+        """The columns of X that belong to `channels`, tap by tap."""
+        offsets = torch.arange(self.taps, device=channels.device) * self.channels
+        return (offsets.unsqueeze(1) + channels).flatten()
+
+    def restricted(self, channels: Tensor) -> "Statistics":
+        """The same (centred) for some of the channels."""
+        at, part = self.columns(channels.to(self.xx.device)), copy.copy(self)
+        part.channels, part.xx, part.xy, part.x_mean = len(channels), self.xx[at][:, at], self.xy[at], self.x_mean[at]
+        return part
+
+
+@torch.no_grad()
+def collect(
+    inputs: Iterable[Tensor],
+    layer: nn.Conv2d | nn.Linear,
+    samples: Samples,
+    count: int,
+    *,
+    targets: Tensor | None = None,
+    most_rows: int | None = None,
+) -> Statistics:
+    """Statistics of any 3×3 convolution (padding 1) or linear layer.
+
+    Args:
+        inputs: what enters the layer, a chunk (N, C, H, H) or (N, C) at a time, for `count` images in all.
+        targets: Y at the sampled positions, (images · positions, outputs); by default what the layer itself gives.
+        most_rows: about so many rows, spread over as many images as there are or as they allow.
+    """
+    per_image = max(1, most_rows // count) if most_rows else samples.positions
+    statistics, done, Y = None, 0, None if targets is None else targets.view(count, -1, len(layer.weight))[:, :per_image]
+    for maps in inputs:
+        here = slice(done, done + len(maps))
+        if isinstance(layer, nn.Linear):
+            X = maps.flatten(2).transpose(1, 2) if maps.dim() > 2 else maps.unsqueeze(1)
+        else:
+            X = patches(maps, samples.positions_of(count, maps.shape[-1])[here, :per_image])
+        if statistics is None:
+            statistics = Statistics(*X.shape[1:], len(layer.weight), maps.device)
+        statistics.add(X, None if Y is None else Y[here].flatten(0, 1))
+        done += len(maps)
+        if most_rows and statistics.rows >= most_rows:
+            break
+    statistics.centred()
+    return statistics if targets is not None else statistics.explained_by(matrix(layer, statistics.taps), layer.bias)
+
+
+def matrix(layer: nn.Conv2d | nn.Linear, taps: int) -> Tensor:
+    """The layer's weight as W (outputs, taps · channels)."""
+    return layer.weight.detach().reshape(len(layer.weight), -1, taps).transpose(1, 2).flatten(1)
+
+
+def assign(layer: nn.Conv2d | nn.Linear, W: Tensor, bias: Tensor, taps: int) -> None:
+    """Give the layer the weights W (outputs, taps · channels) and the bias, in place."""
+    layer.weight = nn.Parameter(W.view(len(W), taps, -1).transpose(1, 2).reshape(layer.weight.shape))
+    layer.bias = nn.Parameter(bias)
+
+
+@dataclass(frozen=True)
+class Path:
+    """min over β of 1/(2N) ‖Y − Σᵢ βᵢ Xᵢ Wᵢᵀ‖² + λ ‖β‖₁, one coefficient a channel, for every λ.
+
+    `penalties` are λ at the knots, falling, and `beta` (channels, knots) is linear in between. `gram` and `correlation` are
+    ZᵀZ and ZᵀY over channels, where column i of Z is channel i's contribution Xᵢ Wᵢᵀ, all outputs stacked.
+    """
+
+    penalties: np.ndarray
+    beta: np.ndarray
+    gram: np.ndarray
+    correlation: np.ndarray
+    whole: bool = True  # or followed only as far as a count of channels needs
+
+    @property
+    def order(self) -> Tensor:
+        """All channels in the order in which they come in for good; those that never do follow by what they could explain."""
+        knots, active = self.beta.shape[1], self.beta != 0
+        # a channel may leave the path and come back: count it from the knot after its last zero
+        last_zero = np.where(active, -1, np.arange(knots)).max(axis=1)
+        entered = np.where(active[:, -1], last_zero, knots)
+        left_over = self.correlation - self.gram @ self.beta[:, -1]
+        gain = left_over**2 / np.maximum(np.diag(self.gram), 1e-30)
+        return torch.from_numpy(np.lexsort((np.arange(len(gain)), -gain, entered)).copy())
+
+    def keep(self, count: int) -> tuple[Tensor, float]:
+        """(`count` channels in ascending order, the smallest λ, as far as the path was followed, at which it holds so many).
+
+        Any count from 1 to all. A path that never holds so many, as with dead or equal channels, is completed from `order`
+        at λ = 0. ValueError for another count, and for one that a path not followed to its end does not reach.
+        """
+        sizes = (self.beta != 0).sum(axis=0)
+        most = len(self.gram) if self.whole else sizes.max()
+        if not 1 <= count <= most:
+            raise ValueError(f"cannot keep {count} channels, only 1 to {most}{'' if self.whole else ' of a path with a count'}")
+        exact = np.flatnonzero(sizes == count)
+        if len(exact):
+            return torch.from_numpy(np.flatnonzero(self.beta[:, exact[-1]])), float(self.penalties[exact[-1]])
+        return self.order[:count].sort().values, 0.0
+
+
+def path(statistics: Statistics, W: Tensor, count: int | None = None) -> Path:
+    """The LASSO path of a layer with weights W, by least-angle regression (Efron et al. 2004).
+
+    The whole path, or with `count` as far as needed to see more than `count` channels in it.
+    """
+    taps, c = statistics.taps, statistics.channels
+    # both follow from the sums and W, so no row is looked at again
+    gram = ((W.T @ W) * statistics.xx).view(taps, c, taps, c).sum((0, 2), dtype=torch.float64)
+    gram = ((gram + gram.T) / 2).cpu().numpy()
+    correlation = (W.T * statistics.xy).view(taps, c, -1).sum((0, 2), dtype=torch.float64).cpu().numpy()
+    alive = np.flatnonzero(np.diag(gram) > DEAD * np.diag(gram).max())
+    if not len(alive):
+        return Path(np.zeros(1), np.zeros((c, 1)), gram, correlation)
+    sums, most = (correlation[alive], gram[np.ix_(alive, alive)]), STEPS * len(alive)
+    steps, seen, whole = most if count is None else min(most, count + count // 4 + 8), 0, False
+    while not whole and (count is None or seen <= count):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # an early end, where channels are equal: see Path.keep
+            penalties, _, found = lars_path_gram(*sums, n_samples=statistics.rows, max_iter=steps, method="lasso")
+        seen, whole = (found != 0).sum(axis=0).max(), steps == most or len(penalties) <= steps
+        steps = min(most, 2 * steps)  # channels left the path on the way: go further
+    beta = np.zeros((c, len(penalties)))
+    beta[alive] = found
+    return Path(np.asarray(penalties), beta, gram, correlation, whole)
+
+
+def random_order(total: int, seed: int) -> Tensor:
+    """All channels in a random order."""
+    return torch.randperm(total, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class Solution:
+    """A layer solved on some channels: W (outputs, taps · kept), bias (outputs,), and how it was solved."""
+
+    W: Tensor
+    bias: Tensor
+    solver: str
+
+
+def solve(statistics: Statistics, channels: Tensor, W: Tensor, *, ridge: float = RIDGE) -> Solution:
+    """min over V of ‖Y − X_K Vᵀ‖² + ρ ‖V − W‖²: least squares with a small ridge that pulls towards W.
+
+    W (outputs, taps · kept) are the weights so far, so a layer that loses nothing keeps them up to rounding. ρ is `ridge`
+    times the mean diagonal of XᵀX. A system that is singular all the same is solved by the pseudo-inverse; `solver` says so.
+    """
+    part = statistics.restricted(channels)
+    residual = part.xy - part.xx @ W.T
+    factor = _cholesky(part.xx, ridge)
+    if factor is not None:
+        solved, solver = W + torch.cholesky_solve(residual, factor).T, f"cholesky, ridge {ridge:.0e}"
+    else:
+        inverse = torch.linalg.pinv(part.xx.double(), hermitian=True, rtol=1e-6)
+        solved, solver = W + (inverse @ residual.double()).T.to(W.dtype), "pseudo-inverse"
+    return Solution(solved, (part.y_mean - solved.double() @ part.x_mean).to(W.dtype), solver)
+
+
+def _cholesky(xx: Tensor, ridge: float) -> Tensor | None:
+    """L with L Lᵀ = XᵀX + ridge · its mean diagonal; None where that is not positive definite."""
+    damped = xx.clone()
+    damped.diagonal().add_(ridge * xx.diagonal().mean().clamp(min=1e-30))
+    factor, failed = torch.linalg.cholesky_ex(damped)
+    return None if failed else factor
+
+
+def relative_error(statistics: Statistics, channels: Tensor, W: Tensor) -> float:
+    """‖Y − X_K Wᵀ‖² / ‖Y‖² about the means: 0 is exact, 1 is no better than a constant. ValueError when W is not finite."""
+    part = statistics.restricted(channels)
+    explained = 2 * (W.T * part.xy).sum(dtype=torch.float64) - ((W @ part.xx) * W).sum(dtype=torch.float64)
+    error = 1 - float(explained / part.yy.sum().clamp(min=1e-30))
+    if not math.isfinite(error):
+        raise ValueError("the error of this layer is not a finite number: look for NaN or overflow in its weights")
+    return max(0.0, error)
+
+
+def error_curve(statistics: Statistics, order: Tensor, *, ridge: float = RIDGE) -> Tensor:
+    """Relative error of least squares on the first k channels of `order`, for k = 0 … len(order), from one factorisation.
+
+    With XᵀX = L Lᵀ in that order, the sum of squares explained by the first columns is that of the first rows of L⁻¹XᵀY.
+    """
+    taps = statistics.taps
+    at = statistics.columns(order.to(statistics.xx.device)).view(taps, -1).T.flatten()  # channel by channel
+    factor = _cholesky(statistics.xx[at][:, at], ridge)
+    if factor is None:
+        raise ValueError("the error curve cannot be computed: the sums of this layer are singular; give a larger ridge")
+    explained = torch.linalg.solve_triangular(factor, statistics.xy[at], upper=False).square().sum(1, dtype=torch.float64)
+    left = 1 - explained.view(-1, taps).sum(1).cumsum(0) / statistics.yy.sum().clamp(min=1e-30)
+    return torch.cat([left.new_ones(1), left.clamp(min=0)]).cpu()
