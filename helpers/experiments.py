@@ -158,9 +158,16 @@ class Experiment:
         return "-".join(parts)
 
     @property
+    def decisions(self) -> dict:
+        """Every field as plain data, `timed` as False, here and in the dense network's: it does not change a network."""
+        dense = getattr(self.start, "dense", None)
+        start = replace(self.start, dense=replace(dense, timed=False)) if dense else self.start
+        return asdict(replace(self, start=start, timed=False))
+
+    @property
     def hash(self) -> str:
-        """Of every field but `timed`, which does not change the network."""
-        decisions = asdict(replace(self, timed=False)) | {"pruning": type(self.prune).__name__}
+        """Of all decisions."""
+        decisions = self.decisions | {"pruning": type(self.prune).__name__}
         return hashlib.sha256(json.dumps(decisions, sort_keys=True).encode()).hexdigest()[:16]
 
     @property

@@ -9,7 +9,6 @@ import functools
 import json
 import subprocess
 from collections.abc import Mapping
-from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -47,8 +46,7 @@ def save(experiment: Experiment, measured: Mapping) -> dict:
         raise ValueError(f"{sorted(unknown)[0]!r} is not a column of a result; add it to helpers/results.py")
     path = settings.result_path(experiment.profile, experiment.dataset, experiment.name)
     stored = {name: value for name, value in measured.items() if value is not None}
-    decisions = asdict(replace(experiment, timed=False))
-    files.save_json(path, {"version": VERSION, "hash": experiment.hash, **stored, "experiment": decisions})
+    files.save_json(path, {"version": VERSION, "hash": experiment.hash, **stored, "experiment": experiment.decisions})
     return files.load_json(path)
 
 
@@ -63,7 +61,7 @@ def load(experiment: Experiment) -> dict | None:
         progress.say(f"{error}")
         return None
     if result["hash"] != experiment.hash:
-        before, now = result["experiment"], json.loads(json.dumps(asdict(replace(experiment, timed=False))))
+        before, now = result["experiment"], json.loads(json.dumps(experiment.decisions))
         differing = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
         progress.say(f"{path.name} was made by other decisions ({', '.join(differing)}) and is not used")
         return None
