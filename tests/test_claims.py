@@ -1,302 +1,366 @@
-import html
+"""Every generic rule can come out supported, refuted and undecided, on frames small enough to see why."""
 
+import math
+
+import numpy as np
+import pandas as pd
 import pytest
-from synthetic import correct_bits, made
+from frames import bits, frame, result
 
-from helpers.report import benchmarks, claims, evidence
-from helpers.report.claims import NOT_MEASURED, REFUTED, SUPPORTED, UNDECIDED
-
-
-def judged(key: str, rows: list[dict]) -> claims.Judged:
-    [claim] = [claim for claim in claims.CLAIMS if claim.key == key]
-    return claims._judged(claim, evidence.Rows(rows))
-
-
-def channels(**columns):
-    """Change all networks of the small widths."""
-    return dict.fromkeys((LASSO, L1, ("lasso_channels_from_scratch", "")), columns)
-
-
-def top1(points: float):
-    """Change a row's accuracy by so many points."""
-    return {"top1_pct": lambda r: r["top1_pct"] + points}
-
-
-MAGNITUDE, GRASP, SNIP, LASSO = ("layerwise_magnitude", ""), ("grasp_iterative", ""), ("snip", ""), ("lasso_channels", "")
-FINE, HALF, TUNED_HALF = (
-    ("layerwise_magnitude", "curve_finetuned"),
-    ("dense", "normalization=half"),
-    ("dense_finetuned", "normalization=half"),
+from helpers.report import claims, rules
+from helpers.report.evidence import Evidence, Missing, networks
+from helpers.report.rules import (
+    NOT_MEASURED,
+    REFUTED,
+    SIZE_DIFFERS,
+    SUPPORTED,
+    UNDECIDED,
+    Cheapest,
+    Difference,
+    EqualCost,
+    MoreGradient,
+    Provided,
+    Ratio,
 )
-SLOW = {"sparse_latency_ms": 30.0, "sparse_latency_batch128_ms": 1500.0}
-L1, FROM_SCRATCH = ("l1_filters", ""), ("dense_from_scratch", "")
-WORSE = {MAGNITUDE: top1(-9), FINE: top1(-9)}
 
-CASES = [
-    ("all_shrink", SUPPORTED, {}),
-    ("all_shrink", REFUTED, {LASSO: {"size_mib": 60.0}}),
-    ("zeros_alone", SUPPORTED, {}),
-    ("zeros_alone", REFUTED, {MAGNITUDE: {"size_dense_mib": 12.0}}),
-    ("structured_smallest", SUPPORTED, {FINE: top1(-5)}),
-    ("structured_smallest", REFUTED, {LASSO: {"size_mib": 20.0}}),
-    ("structured_smallest", REFUTED, {FINE: {"top1_pct": lambda r: r["top1_pct"] + 3}}),  # sparser and no less accurate
-    ("structured_smallest", UNDECIDED, {FINE: top1(-5), LASSO: {"size_mib": 13.0}, MAGNITUDE: {"size_bitmask_mib": 13.0}}),
-    ("coo_overhead", SUPPORTED, {}),
-    ("coo_overhead", REFUTED, {MAGNITUDE: {"size_coo_mib": 11.5}}),
-    ("unstructured_keeps_macs", SUPPORTED, {}),
-    ("unstructured_keeps_macs", REFUTED, {MAGNITUDE: {"peak_memory_mib": 80.0}}),
-    ("dense_kernels", SUPPORTED, {}),
-    ("dense_kernels", REFUTED, {GRASP: {"latency_batch128_ms": 700.0}}),
-    ("dense_kernels", SUPPORTED, {GRASP: {"latency_batch128_ms": 940.0}, FROM_SCRATCH: {"latency_batch128_ms": 930.0}}),  # noise
-    ("channels_faster", REFUTED, channels(latency_batch128_ms=220.0)),
-    ("channels_faster", SUPPORTED, {FINE: top1(-5)}),  # as fast and less accurate
-    ("channels_faster", SUPPORTED, {MAGNITUDE: SLOW, FINE: SLOW}),
-    ("macs_cut", SUPPORTED, {}),
-    ("macs_cut", REFUTED, {LASSO: {"macs": 100_000_000}}),
-    ("memory_cut", SUPPORTED, {}),
-    ("memory_cut", REFUTED, {LASSO: {"peak_memory_mib": 80.0}}),
-    ("memory_cut", UNDECIDED, {LASSO: {"peak_memory_mib": 0.295 * 156}}),
-    ("latency_cut", SUPPORTED, {}),
-    ("latency_cut", REFUTED, channels(latency_ms=19.0)),
-    ("latency_cut", UNDECIDED, channels(latency_ms=12.7)),
-    ("energy", SUPPORTED, {("dense", ""): {"energy_mj": 100.0}, LASSO: {"energy_mj": 30.0}}),
-    ("energy", REFUTED, {("dense", ""): {"energy_mj": 100.0}, LASSO: {"energy_mj": 120.0}}),
-    ("energy", UNDECIDED, {("dense", ""): {"energy_mj": 100.0}, LASSO: {"energy_mj": 98.0}}),
-    ("magnitude_boost", REFUTED, {}),
-    ("magnitude_boost", REFUTED, {MAGNITUDE: top1(1.2)}),  # a gain, no noise, and nothing like the one claimed
-    ("magnitude_boost", SUPPORTED, {("dense_finetuned", ""): top1(-8)}),
-    (
-        "magnitude_boost",
-        UNDECIDED,
-        {("dense_finetuned", ""): {"top1_pct": lambda r: 87.9 if r["dataset"] == "cifar10" else 64.2}},
-    ),
-    ("only_pruning_explains", REFUTED, {}),
-    ("only_pruning_explains", SUPPORTED, {HALF: top1(8.9), ("dense", "normalization=none"): top1(29.8), TUNED_HALF: top1(0)}),
-    (
-        "only_pruning_explains",
-        UNDECIDED,
-        {TUNED_HALF: {"top1_pct": lambda r: r["top1_pct"] - (5.8 if r["dataset"] == "cifar10" else 7.2)}},
-    ),
-    ("grasp_fails", REFUTED, {}),
-    ("grasp_fails", SUPPORTED, {GRASP: top1(-15)}),
-    ("grasp_fails", UNDECIDED, {GRASP: top1(-8.5)}),
-    ("criterion_fails", REFUTED, {}),
-    ("criterion_fails", SUPPORTED, {GRASP: top1(-6)}),
-    ("criterion_fails", UNDECIDED, {GRASP: top1(-4.1)}),
-    ("blunter_parameters", SUPPORTED, {}),
-    ("blunter_parameters", REFUTED, WORSE),
-    (
-        "blunter_parameters",
-        UNDECIDED,
-        {FINE: top1(-0.9), LASSO: {"top1_pct": lambda r: r["top1_pct"] + (0.9 if r["dataset"] == "cifar10" else 2.9)}},
-    ),
-    ("blunter_macs", REFUTED, WORSE | {LASSO: {"effective_macs": 20_000_000}}),
-    ("blunter_macs", SUPPORTED, {FINE: {"effective_macs": 40_000_000}}),
-    ("blunter_bytes", SUPPORTED, {LASSO: {"size_mib": 9.0}}),
-    ("blunter_bytes", REFUTED, WORSE),
-    ("blunter_latency", SUPPORTED, channels(latency_batch128_ms=300.0)),
-    ("blunter_latency", REFUTED, WORSE | channels(latency_batch128_ms=100.0)),
-    ("keeps_learnt", SUPPORTED, {}),
-    ("keeps_learnt", REFUTED, {LASSO: top1(-4)}),
-    ("keeps_learnt", UNDECIDED, {LASSO: top1(-2.1)}),
-    ("snip_better", UNDECIDED, {}),
-    ("snip_better", SUPPORTED, {SNIP: top1(2.5)}),
-    ("snip_better", REFUTED, {SNIP: top1(-2.5)}),
-    ("after_training_better", SUPPORTED, {("dense_from_scratch", ""): top1(1.5)}),
-    ("after_training_better", UNDECIDED, {("dense_from_scratch", ""): top1(-2)}),  # longer training explains the difference
-    ("after_training_better", REFUTED, {MAGNITUDE: top1(-9)}),
-    ("gradient_flow", SUPPORTED, {}),  # one-shot GraSP keeps more gradient than SNIP and is two points below
-    ("gradient_flow", UNDECIDED, {("grasp", ""): {"gradient_norm": {"before": 1.0, "after": 1.0}}}),
-    ("lottery_ticket", SUPPORTED, {}),
-    ("lottery_ticket", REFUTED, {("layerwise_magnitude", "rewound"): top1(-9)}),
-    ("lottery_ticket", UNDECIDED, {("layerwise_magnitude", "reinitialized"): top1(5)}),
-]
+DENSE, TUNED, NEW = ("dense", ""), ("dense_finetuned", ""), ("dense_from_scratch", "")
+MASKED, CURVE, SMALL = ("layerwise_magnitude", ""), ("layerwise_magnitude", "curve_finetuned"), ("lasso_channels", "")
+SNIP, RANDOM, SYNFLOW = ("snip", ""), ("random", ""), ("synflow", "")
+
+# three seeds of one network of either kind, close together: what gives the frames below a seed noise of their own
+NOISE = [result("global_magnitude", bits(80 + s / 10), seed=s, target_sparsity_pct=80.0) for s in range(3)]
+NOISE += [result("grasp", bits(70 + s / 10), seed=s, target_sparsity_pct=80.0) for s in range(3)]
 
 
-@pytest.mark.parametrize(("key", "verdict", "changes"), CASES)
-def test_rows_decide_a_claim(key, verdict, changes):
-    found = judged(key, made(changes))
-    assert {d: j.verdict for d, j in found.by_dataset.items()} == dict.fromkeys(found.by_dataset, verdict), found.by_dataset
+def judge(rule, *results: dict, noise: bool = True, dataset: str = "cifar10") -> rules.Judgement:
+    return rule.judge(Evidence(frame(*results, *(NOISE if noise else [])), dataset))
+
+
+def at(network: tuple[str, str], top1: float = 90.0, **columns) -> dict:
+    return result(network[0], top1, network[1], **columns)
+
+
+# Costs ------------------------------------------------------------------------------------------------------------
+
+BELOW = Ratio(("energy_mj",), (SMALL,), high=1.0, noise=0.05)
+CUT = Ratio(("latency_ms",), (SMALL,), low=38, high=52, noise=5, cut=True, sized=True)
+
+
+@pytest.mark.parametrize(("spent", "verdict"), [(90.0, SUPPORTED), (103.0, UNDECIDED), (120.0, REFUTED)])
+def test_a_ratio_is_judged_by_its_limits_and_the_noise_of_measuring(spent, verdict):
+    found = judge(BELOW, at(DENSE, energy_mj=100.0), at(SMALL, energy_mj=spent))
+    assert found.verdict == verdict and found.ours == pytest.approx(spent / 100)
+
+
+@pytest.mark.parametrize(
+    ("latency", "verdict"),
+    [(55.0, SUPPORTED), (45.0, UNDECIDED), (25.0, SIZE_DIFFERS), (18.0, SIZE_DIFFERS), (99.0, REFUTED), (130.0, REFUTED)],
+)
+def test_a_cut_of_another_size_has_the_direction_alone(latency, verdict):
+    """ "40 to 50 % less" is not supported by 82 %, and not refuted either."""
+    found = judge(CUT, at(DENSE, latency_ms=100.0), at(SMALL, latency_ms=latency))
+    assert found.verdict == verdict and found.ours == pytest.approx(100 - latency)
+    assert found.theirs == pytest.approx(100 * (1 - 8.342 / 15.461)) and found.threshold == "38 to 52 %"
+
+
+def test_the_worst_of_several_ratios_decides_and_a_base_may_be_the_least_of_several():
+    rule = Ratio(("latency_ms",), (MASKED, SNIP), (DENSE, TUNED), low=0.95)
+    times = [at(DENSE, latency_ms=10.0), at(TUNED, latency_ms=9.0), at(MASKED, latency_ms=9.5)]
+    assert judge(rule, *times, at(SNIP, latency_ms=9.0)).verdict == SUPPORTED  # 0.9 of the dense one, 1 of the fastest unpruned
+    found = judge(rule, *times, at(SNIP, latency_ms=8.0))
+    assert found.verdict == REFUTED and found.ours == pytest.approx(8 / 9)
+    own = Ratio(("size_coo_mib",), (MASKED,), base=(), base_column="values_mib", low=1.25)
+    file = at(MASKED, size_coo_mib=6.0, size_dense_mib=10.0, density_pct=20.0)
+    assert judge(own, file).ours == pytest.approx(3) and judge(own, file).theirs is None
+
+
+SMALLEST = Cheapest("file_mib", SMALL, (MASKED, CURVE))
+
+
+@pytest.mark.parametrize(
+    ("rival", "verdict"),
+    [
+        ({"size_mib": 5.0, "top1": 95.0}, SUPPORTED),  # costs more
+        ({"size_mib": 3.0, "top1": 85.0}, SUPPORTED),  # costs less and is less accurate
+        ({"size_mib": 3.0, "top1": 90.0}, REFUTED),
+        ({"size_mib": 3.0, "top1": 89.6}, UNDECIDED),  # perhaps more than a point below, perhaps not below at all
+    ],
+)
+def test_the_cheapest_network_has_no_rival_as_cheap_and_as_accurate(rival, verdict):
+    top1 = rival.pop("top1")
+    found = judge(SMALLEST, at(SMALL, size_mib=4.0), at(MASKED, top1, **rival, target_sparsity_pct=80.0))
     assert found.verdict == verdict
-    assert all("nan" not in j.evidence and any(c.isdigit() for c in j.evidence) for j in found.by_dataset.values())
+    assert (found.ours, found.unit) == ((1.25, "×") if top1 == 95 else (pytest.approx(top1 - 90), "points"))
 
 
-@pytest.mark.parametrize(("verdict", "shift"), [(SUPPORTED, 0.0), (REFUTED, 5.0), (UNDECIDED, 1.9)])
-def test_the_finer_task_is_compared_across_data_sets(verdict, shift):
-    rows = made()
-    for stream, r in enumerate(rows):
-        if (r["dataset"], r["method"]) == ("cifar100", "lasso_channels"):
-            r["top1_pct"] += shift
-            r["correct"] = correct_bits(r["top1_pct"], stream)
-    assert judged("harder_when_finer", rows).verdict == verdict
+def test_rivals_that_are_searched_are_corrected_for_their_number():
+    """Of one rival 90.9 % could not be called less accurate than a point; the best of nine has to be clearer."""
+    rivals = [at(CURVE, 89.75, size_mib=3.0, target_sparsity_pct=80.0 + n, epochs=4) for n in range(9)]
+    own = at(SMALL, size_mib=4.0)
+    assert judge(SMALLEST, own, rivals[0]).verdict == REFUTED
+    few, many = judge(SMALLEST, own, rivals[0]), judge(SMALLEST, own, *rivals)
+    assert many.low < few.low and many.verdict == UNDECIDED
 
 
-def test_every_claim_can_be_supported_refuted_or_is_decided_by_measurement():
-    keys = [claim.key for claim in claims.CLAIMS]
-    assert len(keys) == len(set(keys))
-    tried = {key: {verdict for k, verdict, _ in CASES if k == key} for key in keys}
-    tried["harder_when_finer"] = {SUPPORTED, REFUTED}
-    tried["gradient_flow"].add(REFUTED)  # a general "not enough" is shown by one example and refuted by none
-    assert all({SUPPORTED, REFUTED} <= verdicts for verdicts in tried.values()), tried
+def test_a_race_is_not_lost_by_a_network_that_was_timed_on_worse_terms():
+    rule = Cheapest("time_batch128_ms", SMALL, (MASKED,), same=0.05)
+    own = at(SMALL, latency_batch128_ms=100.0)
+    rival = at(MASKED, sparse_latency_batch128_ms=104.0, latency_batch128_ms=400.0, target_sparsity_pct=80.0)
+    unfused = judge(rule, own, rival)
+    assert unfused.verdict == UNDECIDED and rules.UNFAIR in unfused.evidence
+    assert judge(rule, own | {"folded_latency_batch128_ms": 100.0}, rival).verdict == REFUTED
+    assert judge(rule, own | {"folded_latency_batch128_ms": 50.0}, rival).verdict == SUPPORTED
 
 
-@pytest.mark.parametrize("key", [claim.key for claim in claims.CLAIMS])
-def test_without_rows_a_claim_is_not_measured_and_says_what_is_missing(key):
-    found = judged(key, [r for r in made() if (r["method"], r["variant"]) == ("dense", "")])
-    assert found.verdict == NOT_MEASURED
-    assert all(j.evidence.endswith(".") and len(j.evidence.split()) > 2 for j in found.by_dataset.values())
-    assert judged(key, []).verdict == NOT_MEASURED
+EQUAL = EqualCost("effective_macs", losers=(SMALL,), winners=(MASKED, CURVE))
 
 
-def test_a_missing_column_is_given_with_the_reason_of_its_row():
-    rows = made({("dense", ""): {"energy_mj": None, "reasons": {"energy_mj": "not measured: no counter"}}})
-    found = judged("energy", rows).by_dataset["cifar10"]
-    assert found == claims.Judgement(NOT_MEASURED, "Energy of dense on CIFAR-10: no counter.")
+@pytest.mark.parametrize(("top1", "verdict"), [(92.5, SUPPORTED), (87.5, UNDECIDED), (90.2, UNDECIDED)])
+def test_at_equal_cost_the_cheaper_of_a_pair_wins_by_being_more_accurate(top1, verdict):
+    # the rival costs less: less accurate it proves nothing, as the costlier network may owe that to its cost
+    results = at(SMALL, effective_macs=50.0), at(MASKED, top1, effective_macs=40.0, target_sparsity_pct=80.0)
+    assert judge(EQUAL, *results).verdict == verdict
 
 
-def test_data_sets_that_disagree_leave_a_claim_undecided():
-    rows = made()
-    for r in rows:
-        if (r["dataset"], r["method"]) == ("cifar100", "lasso_channels"):
-            r["size_mib"] = 30.0
-    found = judged("structured_smallest", rows)
-    assert [j.verdict for j in found.by_dataset.values()] == [SUPPORTED, REFUTED] and found.verdict == UNDECIDED
+def test_at_equal_cost_either_kind_can_win_and_both_winning_decides_nothing():
+    small, masked = at(SMALL, 93.0, effective_macs=30.0), at(MASKED, 90.0, effective_macs=40.0, target_sparsity_pct=80.0)
+    assert judge(EQUAL, small, masked).verdict == REFUTED
+    assert judge(EQUAL, small | {"epochs": 8}, masked).verdict == UNDECIDED  # a longer training may have won
+    other = at(CURVE, 96.0, effective_macs=20.0, target_sparsity_pct=90.0)
+    assert judge(EQUAL, small, masked, other).verdict == UNDECIDED
 
 
-def test_a_claim_about_one_data_set_is_judged_on_it_alone_or_on_what_there_is():
-    assert list(judged("grasp_fails", made()).by_dataset) == ["cifar100"]
-    digits = [r | {"dataset": "digits"} for r in made() if r["dataset"] == "cifar10"]
-    assert list(judged("grasp_fails", digits).by_dataset) == ["digits"]
+def test_pairs_at_equal_cost_are_corrected_for_their_number():
+    results = [at(SMALL, 90.0, effective_macs=45.0), at(MASKED, 91.05, effective_macs=40.0, target_sparsity_pct=80.0)]
+    assert judge(EQUAL, *results).verdict == SUPPORTED
+    curve = [at(CURVE, 91.0, effective_macs=100.0 + n, target_sparsity_pct=10.0 + n) for n in range(8)]
+    found = judge(EQUAL, *results, *curve)
+    assert "9 pairs" in found.threshold and found.verdict == UNDECIDED
 
 
-def test_tables_show_every_claim_and_no_verdict_by_colour_alone():
-    found = claims.judge(made())
-    glance, details = claims.table(found)._repr_html_(), claims.details(found).data
-    assert sum(claims.tally(found).values()) == len(claims.CLAIMS)
-    for j in found:
-        assert html.escape(j.claim.sentence) in glance and claims.marked(j.verdict) in glance
-        assert all(seen.evidence in details for seen in j.by_dataset.values())
-    assert "nan" not in (glance + details).replace("tenance", "") and "CIFAR-100" in glance
-    topic = found[0].claim.topic
-    assert found[-1].claim.sentence not in claims.table(found, topic)._repr_html_() + claims.details(found, topic).data
-    with pytest.raises(ValueError, match="no verdict 'maybe'"):
-        claims.Judgement("maybe", "")
+# Accuracy ---------------------------------------------------------------------------------------------------------
+
+HIGHER = Difference(((MASKED, TUNED),))
 
 
-def test_the_time_of_a_fine_tuned_network_is_that_of_its_masks():
-    rows = made()
-    [tuned] = [r for r in rows if (r["dataset"], r["variant"]) == ("cifar10", "curve_finetuned") and r["sparsity_pct"] < 90]
-    tuned |= {"latency_batch128_ms": None, "sparse_latency_batch128_ms": None}
-    with pytest.raises(evidence.Missing, match="Latency, batch 128 of layer-wise magnitude"):
-        evidence.Rows(rows).cost(tuned, "latency")
-    twin = tuned | {"variant": "curve", "latency_batch128_ms": 900.0, "sparse_latency_batch128_ms": 250.0}
-    assert evidence.Rows([*rows, twin]).cost(tuned, "latency") == 250
+@pytest.mark.parametrize(("top1", "verdict"), [(93.0, SUPPORTED), (87.0, REFUTED), (90.1, UNDECIDED)])
+def test_a_difference_has_to_exceed_the_noise(top1, verdict):
+    found = judge(HIGHER, at(MASKED, top1), at(TUNED))
+    assert found.verdict == verdict and found.ours == pytest.approx(top1 - 90)
+    assert found.low < found.ours < found.high and found.seeds == "1 and 1"
+    opposite = {SUPPORTED: REFUTED, REFUTED: SUPPORTED, UNDECIDED: UNDECIDED}
+    assert judge(Difference(((MASKED, TUNED),), below=True), at(MASKED, top1), at(TUNED)).verdict == opposite[verdict]
 
 
-def test_networks_that_do_equal_work_take_the_median_of_their_times():
-    rows = made({LASSO: {"latency_ms": 5.0}, L1: {"latency_ms": 7.0}})
-    known = evidence.Rows(rows)
-    lasso, l1 = (known.one("cifar10", method) for method in ("lasso_channels", "l1_filters"))
-    assert sorted(known.equal_work(lasso, "latency_ms")) == [5, 6, 7]
-    assert known.cost(lasso, "single") == known.cost(l1, "single") == 6
-    masked = known.one("cifar10", "layerwise_magnitude")
-    assert known.read(masked, "latency_ms") == masked["latency_ms"] and known.read(lasso, "macs") == lasso["macs"]
+def test_nothing_is_decided_from_one_seed():
+    results = at(MASKED, 99.0), at(TUNED, 60.0)
+    assert judge(HIGHER, *results).verdict == SUPPORTED
+    found = judge(HIGHER, *results, noise=False)
+    assert found.verdict == UNDECIDED and found.evidence.endswith(rules.ONE_SEED) and found.low > 30
+    equal = judge(EQUAL, at(SMALL, effective_macs=9.0), at(MASKED, 99.0, effective_macs=1.0), noise=False)
+    cheapest = judge(SMALLEST, at(SMALL, size_mib=4.0), at(MASKED, size_mib=3.0), noise=False)
+    assert equal.verdict == cheapest.verdict == UNDECIDED
 
 
-def test_what_is_said_of_grasp_has_to_hold_for_either_score():
-    level = [r | {"variant": "preserving"} for r in made() if r["method"] == "grasp_iterative"]
-    worse = made({GRASP: top1(-15)})
-    for key in ("grasp_fails", "criterion_fails"):
-        assert judged(key, worse).verdict == SUPPORTED
-        found = judged(key, [*worse, *level])
-        assert found.verdict == UNDECIDED
-        [evidence_] = [j.evidence for j in found.by_dataset.values()]
-        assert "signed at its first stage 47.20 %" in evidence_ and "with its absolute score at every stage 62.20 %" in evidence_
-    assert judged("snip_better", [*worse, *level]).verdict == UNDECIDED
+BOOST = Difference(((MASKED, TUNED),), share=0.5, reported=("layerwise_magnitude", "dense"), sized=True)
 
 
-def test_a_win_among_pairs_is_one_of_few_chosen_by_cost_alone():
-    [judgement] = {j.evidence.split(";")[0] for j in judged("blunter_parameters", made()).by_dataset.values()}
-    # 1.68 M weights against LASSO's 2.00 M, those against 3.00 M; nothing is cheaper than 0.91 M and of the other kind
-    assert judgement.startswith("Of 2 pairs unstructured wins")
-
-
-def test_five_findings_with_figures_of_the_rows():
-    found = claims.findings(made())
-    assert len(found) == 5 and all(isinstance(f, claims.Finding) for f in found)
-    headlines = [f.headline for f in found]
-    assert headlines[0].endswith("not bring the +9.45 / +4.50 points reported but −0.10 (CIFAR-10 / CIFAR-100)")
-    assert "bitmask" in headlines[1] and "4.39 times smaller" in headlines[1]  # the same on both is said once
-    assert headlines[2].startswith("Unstructured zeros do run faster, 2.54 times")
-    assert "7.53 times fewer MACs, 5.00 times faster, at −1.30 / −3.30 points" in headlines[3]
-    assert "94.00 % of the weights zeroed on CIFAR-10, 8.33 times, after 4 epochs −2.00 points" in found[3].text
-    assert "from nothing for 4 epochs" in found[3].text and "networks of this shape are 3.3 times faster" in found[3].text
-    assert "wrong normalisation (mean and deviation ½) the unpruned network loses 9.00 points" in found[0].text
-    assert headlines[4].startswith("Between SNIP and iterative GraSP the rows do not decide")
-    better = claims.findings(made({SNIP: top1(2.5), MAGNITUDE: SLOW}))
-    assert better[4].headline.startswith("SNIP would have done better") and "absolute" not in better[4].text
-    [other] = [r for r in made() if (r["dataset"], r["method"]) == ("cifar100", "grasp_iterative")]
-    with_absolute = claims.findings([*made(), other | {"variant": "preserving"}])[4].text
-    assert "Against GraSP with its absolute score at every stage (CIFAR-100): " in with_absolute
-    level = [r | {"variant": "preserving"} for r in made() if r["method"] == "grasp_iterative"]
-    both = claims.findings([*made({SNIP: top1(2.5), GRASP: top1(-4)}), *level])[4].headline
-    assert both.startswith(
-        "SNIP ends above iterative GraSP, signed at its first stage, by +6.40 points; "
-        "above it with the score's absolute value throughout by +2.4"
-    )
-    only = claims.findings([*made({GRASP: top1(-4)}), *level])[4].headline
-    assert only.startswith(
-        "SNIP ends above iterative GraSP, signed at its first stage, by +3.90 points; "
-        "with the score's absolute value throughout nothing"
-    )
-    assert "do not run clearly faster" in better[2].headline
-
-
-def test_the_answer_is_what_a_point_at_most_buys(monkeypatch):
-    left = {}
-    monkeypatch.setattr(benchmarks, "over_rivals", lambda sparsity_pct, batch: left)
-    rows = [r for r in made() if r["dataset"] == "cifar10"]
-    told = claims.answer(rows)
+@pytest.mark.parametrize(
+    ("gain", "verdict"), [(8.0, SUPPORTED), (4.7, UNDECIDED), (2.0, SIZE_DIFFERS), (0.0, REFUTED), (-3.0, REFUTED)]
+)
+def test_a_gain_is_measured_by_the_one_that_was_reported(gain, verdict):
+    found = judge(BOOST, at(MASKED, 88 + gain), at(TUNED, 88.0))
+    assert found.verdict == verdict
+    assert found.theirs == pytest.approx(9.45) and found.threshold == "above +4.73"  # 92.37 − 82.92, and half of it
     assert (
-        "on CIFAR-10 the file gets 4.39 times smaller (layer-wise magnitude), and a batch of 128 images runs 2.54 times"
-        in told.headline
+        judge(BOOST, at(MASKED, dataset="digits"), at(TUNED, dataset="digits"), dataset="digits", noise=False).theirs
+        == found.theirs
     )
-    assert told.text.endswith("the dense network with its batch norm folded.")
-    alone = [r for r in made(folded=False) if r["dataset"] == "cifar10"]
-    assert claims.answer(alone).text.endswith("the dense network as PyTorch runs it.")
-    left["the dense network in another format"] = 1.024
-    assert claims.answer(rows).text.endswith("layer-wise magnitude is 1.02 times as fast as the dense network in another format.")
-    assert claims.answer([]) is None  # and where no network of a data set is surely that good:
-    assert claims.answer(made({MAGNITUDE: top1(-3), FINE: top1(-3)})) is None
 
 
-def test_networks_timed_unlike_the_sparse_kernel_decide_no_race():
-    """The sparse kernel folds batch norm: where a network with fewer channels was not timed so, it may be faster than shown."""
-    as_fast, slower = channels(latency_batch128_ms=220.0), channels(latency_batch128_ms=300.0)
-    for key, changes, verdict in (("channels_faster", as_fast, REFUTED), ("blunter_latency", slower, SUPPORTED)):
-        assert judged(key, made(changes)).verdict == verdict
-        found = judged(key, made(changes, folded=False))
-        assert found.verdict == UNDECIDED
-        assert all("could be faster than shown" in j.evidence for j in found.by_dataset.values())
-    text = claims.findings(made(as_fast, folded=False))[3].text
-    assert "could be faster than shown" in text and "could be" not in claims.findings(made(as_fast))[3].text
+def test_a_loss_as_a_share_of_the_control():
+    rule = Difference(((SNIP, NEW),), below=True, share=0.5, reported=("grasp_iterative", "dense"), relative=True, sized=True)
+    # the original loses 0.36 of 82.92 points on CIFAR-10: of a control with 40 % half of that is 0.087 points
+    found = judge(rule, at(SNIP, 30.0), at(NEW, 40.0))
+    assert found.threshold == "below −0.09" and found.verdict == SUPPORTED
+    assert judge(rule, at(SNIP, 42.0), at(NEW, 40.0)).verdict == REFUTED
 
 
-def test_a_time_is_that_of_the_fastest_kernel():
-    rows = made({SNIP: {"sparse_latency_batch128_ms": 900.0}})
-    for r in rows:
-        if r["folded_latency_batch128_ms"] == 1000:  # all of the dense network's shape
-            r["folded_latency_batch128_ms"] = 800.0
-    known = evidence.Rows(rows)
-    assert known.cost(known.one("cifar10", "dense"), "latency") == 800
-    assert known.gain(known.one("cifar10", "layerwise_magnitude"), "latency") == pytest.approx(800 / (2000 * 0.1967))
-    assert known.cost(known.one("cifar10", "snip"), "latency") == 800  # with masks, and faster run densely and folded
+def test_every_pair_has_to_hold_and_one_that_fails_refutes():
+    rule = Difference(((MASKED, SNIP), (MASKED, RANDOM)))
+    assert judge(rule, at(MASKED), at(SNIP, 85.0), at(RANDOM, 80.0)).verdict == SUPPORTED
+    assert judge(rule, at(MASKED), at(SNIP, 95.0), at(RANDOM, 80.0)).verdict == REFUTED
+    found = judge(rule, at(MASKED), at(SNIP, 90.0), at(RANDOM, 80.0))
+    assert found.verdict == UNDECIDED and found.ours == pytest.approx(0)
+    with pytest.raises(Missing):
+        judge(rule, at(MASKED), at(SNIP))
 
 
-def test_findings_without_rows_say_so_and_with_one_data_set_name_none():
-    assert [f.headline.split(":")[0] for f in claims.findings([])] == ["Not measured yet"] * 5
-    one = claims.findings([r for r in made(without=("snip",)) if r["dataset"] == "cifar10"])
-    assert "CIFAR" not in one[0].headline and one[4].headline.startswith("Not measured yet")
-    assert "no row of SNIP on CIFAR-10" in one[4].text
-    half = [r for r in made() if (r["dataset"], r["method"]) != ("cifar100", "snip")]
-    assert "Missing: no row of SNIP on CIFAR-100." in claims.findings(half)[4].text
+def test_several_pairs_are_corrected_for_their_number():
+    rivals = [(method, "") for method in ("snip", "random", "synflow", "magnitude_init", "grasp_iterative", "x", "y", "z")]
+    alone, many = Difference(((MASKED, rivals[0]),)), Difference(tuple((MASKED, rival) for rival in rivals))
+    results = [at(MASKED, 91.2), *(at(rival, 90.0 if rival == SNIP else 60.0) for rival in rivals)]
+    assert judge(alone, *results).verdict == SUPPORTED and judge(many, *results).verdict == UNDECIDED
+    assert judge(alone, *results).low > judge(many, *results).low
+
+
+def test_readings_of_one_statement_have_to_agree():
+    rule = Difference(((SNIP, RANDOM), (SNIP, SYNFLOW)), readings=True)
+    verdicts = [judge(rule, at(SNIP), at(RANDOM, a), at(SYNFLOW, b)).verdict for a, b in ((80, 80), (99, 99), (80, 99), (80, 90))]
+    assert verdicts == [SUPPORTED, REFUTED, UNDECIDED, UNDECIDED]
+
+
+def test_a_difference_of_differences_adds_the_noise_of_both():
+    pair = (SMALL, TUNED)
+    rule = Difference((pair,), below=True, minus=pair, elsewhere="cifar10", reported=("lasso_channels", "dense"))
+
+    def gap(here: float, noise: bool = True):
+        there = [result(m, top1, dataset="cifar10") for (m, _), top1 in zip(pair, (88.0, 90.0), strict=True)]
+        own = [result(m, top1, dataset="cifar100") for (m, _), top1 in zip(pair, (70 + here, 70.0), strict=True)]
+        spread = [r | {"dataset": "cifar100"} for r in NOISE] if noise else []
+        return judge(rule, *there, *own, *spread, dataset="cifar100")
+
+    assert [gap(here).verdict for here in (-8.0, 3.0, -2.1)] == [SUPPORTED, REFUTED, UNDECIDED]
+    found = gap(-8.0)
+    assert found.ours == pytest.approx(-6) and found.theirs == pytest.approx((54.46 - 63.57) - (88.01 - 82.92))
+    single = judge(Difference((pair,)), at(SMALL, 88.0), at(TUNED))
+    assert found.high - found.low > math.sqrt(2) * (single.high - single.low) * 0.9
+    assert gap(-8.0, noise=False).verdict == UNDECIDED
+
+
+def test_support_may_need_a_second_rule():
+    rule = Provided(Difference(((MASKED, SNIP),)), Difference(((SNIP, NEW),), below=True, minus=(MASKED, TUNED)))
+    own = at(MASKED), at(TUNED)
+    assert judge(rule, *own, at(SNIP, 70.0), at(NEW, 80.0)).verdict == SUPPORTED  # ten points below its own control
+    assert judge(rule, *own, at(SNIP, 70.0), at(NEW, 60.0)).verdict == UNDECIDED  # short training explains it
+    assert judge(rule, *own, at(SNIP, 95.0), at(NEW, 99.0)).verdict == REFUTED
+
+
+GRADIENT = MoreGradient((SNIP, RANDOM, SYNFLOW))
+
+
+def kept(network: tuple[str, str], top1: float, after: float, before: float = 1.0) -> dict:
+    return at(network, top1, gradient_norm={"before": before, "after": after})
+
+
+def test_one_clear_counterexample_shows_that_gradient_is_not_enough():
+    ordered = kept(SNIP, 80, 3.0), kept(RANDOM, 75, 2.0), kept(SYNFLOW, 70, 1.0)
+    assert judge(GRADIENT, *ordered).verdict == REFUTED
+    found = judge(GRADIENT, kept(SNIP, 70, 3.0), *ordered[1:])
+    assert found.verdict == SUPPORTED and found.ours == pytest.approx(-5) and "3 pairs" in found.threshold
+    assert judge(GRADIENT, kept(SNIP, 70, 3.0), kept(RANDOM, 70.1, 2.0), kept(SYNFLOW, 70, 1.0)).verdict == UNDECIDED
+    # a network that kept little of its gradient is no example of good flow, and 1.05 times is not more
+    assert judge(GRADIENT, kept(SNIP, 60, 3.0, before=9.0), *ordered[1:]).verdict == REFUTED
+    with pytest.raises(Missing):
+        judge(GRADIENT, kept(SNIP, 60, 1.05), kept(RANDOM, 80, 1.0))
+
+
+def test_a_counterexample_is_corrected_for_the_pairs_that_were_searched():
+    lone = MoreGradient((SNIP, RANDOM))
+    results = kept(SNIP, 70.0, 3.0), kept(RANDOM, 71.0, 2.0), kept(SYNFLOW, 60.0, 1.0)
+    assert judge(lone, *results).verdict == SUPPORTED and judge(GRADIENT, *results).verdict == UNDECIDED
+
+
+# Evidence ---------------------------------------------------------------------------------------------------------
+
+
+def line(made: pd.DataFrame, method: str, label: str = "") -> pd.Series:
+    [found] = [found for _, found in made.iterrows() if (found["method"], found["label"]) == (method, label)]
+    return found
+
+
+def test_a_network_is_one_line_with_means_over_its_seeds():
+    seeds = [at(MASKED, top1, seed=s, size_mib=9.0, size_bitmask_mib=4.0) for s, top1 in enumerate((80.0, 82.0))]
+    made = line(networks(frame(*seeds)), *MASKED)
+    assert made["top1_pct"] == pytest.approx(81) and made["seeds"] == 2 and made["file_mib"] == 4
+
+
+def test_networks_that_do_equal_work_have_the_median_of_their_times():
+    shape = {"params": 10, "macs": 10, "latency_batch128_ms": 1.0}
+    times = [
+        at((name, ""), latency_ms=ms, **shape) for name, ms in (("lasso_channels", 5.0), ("l1_filters", 7.0), ("dense", 6.0))
+    ]
+    made = networks(
+        frame(*times, at(MASKED, latency_ms=9.0, sparse_latency_ms=3.0, target_sparsity_pct=80.0, params=10, macs=10))
+    )
+    assert line(made, "l1_filters")["usual_latency_ms"] == line(made, "l1_filters")["time_ms"] == 6
+    assert line(made, *MASKED)["usual_latency_ms"] == 9 and line(made, *MASKED)["time_ms"] == 3
+    assert not line(made, "l1_filters")["fused"] and line(made, *MASKED)["fused"]
+
+
+def test_a_fine_tuned_network_has_the_time_of_its_masks_and_of_no_others():
+    twin = result("layerwise_magnitude", 50.0, "curve", sparse_latency_ms=3.0, latency_ms=9.0, target_sparsity_pct=90.0, epochs=0)
+    signed = at(("grasp_iterative", "signed"), sparse_latency_ms=2.0, target_sparsity_pct=80.0)
+    made = networks(
+        frame(twin, at(CURVE, target_sparsity_pct=90.0), signed, at(("grasp_iterative", ""), target_sparsity_pct=80.0))
+    )
+    assert line(made, *CURVE)["time_ms"] == 3 and np.isnan(line(made, "grasp_iterative")["time_ms"])
+
+
+def test_a_missing_column_is_given_with_its_reason():
+    dense = at(DENSE, reasons={"energy_mj": "not measured: no counter"})
+    with pytest.raises(Missing, match="energy an image of dense: no counter"):
+        judge(BELOW, dense, at(SMALL, energy_mj=1.0))
+
+
+# The records ------------------------------------------------------------------------------------------------------
+
+
+def test_every_statement_is_a_short_sentence_of_its_own():
+    assert len(claims.CLAIMS) == 25 == len({claim.id for claim in claims.CLAIMS})
+    assert all(len(claim.sentence.split()) <= 25 and claim.sentence.endswith(".") for claim in claims.CLAIMS)
+    assert len({claim.sentence for claim in claims.CLAIMS}) == 25 and all(claim.where for claim in claims.CLAIMS)
+
+
+def test_one_line_a_statement_and_data_set():
+    both = frame(*(at(DENSE, dataset=d, size_mib=58.0, macs=3e8, params=1) for d in ("cifar10", "cifar100")))
+    judged = claims.judge(both)
+    assert not judged.duplicated(["id", "dataset"]).any() and set(judged["verdict"]) == {NOT_MEASURED}
+    assert judged["evidence"].str.endswith(".").all() and judged["evidence"].str.len().gt(8).all()
+    about = judged.groupby("id")["dataset"].agg(list).to_dict()
+    assert about["grasp_fails"] == ["cifar100"] and about["energy"] == ["cifar10", "cifar100"]
+    other = claims.judge(both.iloc[:1].assign(dataset="digits")).set_index("id")
+    assert other.loc["grasp_fails", "dataset"] == "cifar100" and other.loc["energy", "dataset"] == "digits"
+
+
+def test_a_line_holds_text_for_a_table_and_numbers_for_a_figure():
+    small = at(SMALL, 88.0, macs=4e7, peak_memory_mib=40.0, size_mib=8.0, params=2)
+    judged = claims.judge(frame(at(DENSE, macs=3e8, peak_memory_mib=150.0, size_mib=58.0, params=1), small, *NOISE)).set_index(
+        "id"
+    )
+    cut = judged.loc["macs_cut"]
+    assert (cut["ours"], cut["theirs"], cut["threshold"]) == ("86.7 %", "86.7 %", "85 to 89 %") and cut["by_design"]
+    assert cut["value"] == pytest.approx(100 * (1 - 4 / 30)) and cut["unit"] == "%" and cut["verdict"] == SUPPORTED
+    assert judged.loc["memory_cut", "verdict"] == SUPPORTED and judged.loc["energy", "verdict"] == NOT_MEASURED
+
+
+def priced(network: tuple[str, str], top1: float, mib: float, **columns) -> dict:
+    return at(network, top1, size_mib=mib, latency_ms=mib, latency_batch128_ms=mib, effective_macs=mib, **columns)
+
+
+def test_the_front_holds_what_no_other_network_beats():
+    offered = [
+        priced(DENSE, 92.0, 58.0, epochs=0),
+        priced(SMALL, 90.0, 4.0),
+        priced(MASKED, 92.5, 13.0),
+        priced(SNIP, 80.0, 13.0),
+    ]
+    checks = [priced(("snip", "inverted"), 99.0, 1.0), priced(SMALL, 99.0, 1.0, dataset="cifar100")]
+    front = claims.front(frame(*offered, *checks), "cifar10", "file_mib")
+    assert list(zip(front["method"], front["file_mib"], strict=True)) == [("lasso_channels", 4), ("layerwise_magnitude", 13)]
+
+
+def test_decisions_take_the_cheapest_network_that_surely_loses_little():
+    offered = [
+        priced(DENSE, 92.0, 58.0, epochs=0),
+        priced(TUNED, 92.0, 58.0),
+        priced(MASKED, 92.1, 13.0, target_sparsity_pct=80.0),
+    ]
+    unsure = [priced(SMALL, 91.3, 4.0), priced(("lasso_channels", "macs=2x"), 92.4, 5.0, epochs=8)]  # perhaps; trained longer
+    chosen = claims.decisions(frame(*offered, *unsure, *NOISE), "cifar10")
+    assert list(chosen["need"]) == list(claims.NEEDS) and set(chosen["method"]) == {"layerwise_magnitude"}
+    assert chosen["times_less"].iloc[0] == pytest.approx(58 / 13) and (chosen["low"] >= -1).all()
+    none = claims.decisions(frame(*offered[:2], *unsure, *NOISE), "cifar10")
+    assert none["network"].isna().all() and len(none) == len(claims.NEEDS)
+    assert claims.decisions(frame(*offered, *unsure), "cifar10")["network"].isna().all()  # one seed: nothing is sure
+    assert claims.decisions(frame(offered[0]), "cifar10").empty

@@ -73,8 +73,9 @@ class Evidence:
     def value(self, network: Network, column: str) -> float:
         line = self.one(network)
         if pd.isna(line[column]):
-            reason = (line["reasons"] or {}).get(column, "").removeprefix("not measured: ") or "not measured"
-            raise Missing(f"{NOUNS[column]} of {look.name(*network)}: {reason}")
+            reasons = line["reasons"] if isinstance(line["reasons"], dict) else {}
+            why = reasons.get(column, "not measured").removeprefix("not measured: ")
+            raise Missing(f"{NOUNS[column]} of {look.name(*network)}: {why}")
         return line[column]
 
     def compare(self, ours: pd.Series, theirs: pd.Series, tests: int = 1) -> Comparison:

@@ -115,8 +115,8 @@ class Cheapest:
         if ratio > 1 + self.same:
             theirs = [evidence.reported(method, self.column) for method in (line["method"], own["method"])]
             return Judgement(SUPPORTED, f"{text}.", ratio, "×", limit, theirs[0] / theirs[1] if all(theirs) else None)
-        verdict = SUPPORTED if all(c.decided and c.difference < 0 for c, _ in compared) else UNDECIDED
-        verdict = REFUTED if best.total and best.total.low > -self.margin else verdict
+        less = all(c.decided and c.difference < 0 for c, _ in compared)
+        verdict = REFUTED if best.total and best.total.low > -self.margin else SUPPORTED if less else UNDECIDED
         text += f", top-1 {signed(best.difference)} points."
         if verdict == REFUTED and self.column.startswith("time") and not own["fused"]:
             verdict, text = UNDECIDED, f"{text} {UNFAIR}"
@@ -183,8 +183,7 @@ class Difference:
         verdict = REFUTED if REFUTED in verdicts and not self.readings else verdicts.pop() if len(verdicts) == 1 else UNDECIDED
         text = f"Least favourable of {len(found)}: {text}" if len(found) > 2 else " ".join(text for text, *_ in found)
         text += " The two disagree." if self.readings and len(verdicts) > 1 else ""
-        theirs = self._theirs(evidence)
-        theirs = theirs - self._theirs(there) if self.reported and self.elsewhere else theirs
+        theirs = self._theirs(evidence) - self._theirs(there) if self.reported and self.elsewhere else self._theirs(evidence)
         return _compared(verdict, text, compared, f"{'below' if self.below else 'above'} {signed(limit)}", theirs)
 
     def _contrasts(self, evidence: Evidence, there: Evidence) -> Iterator[tuple[str, Comparison, float]]:
