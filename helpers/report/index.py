@@ -39,7 +39,8 @@ def body(frame: pd.DataFrame, profile: str, site: Sequence[pages.Page], instead:
         made["stop"] = [evidence.called(line) for _, line in made.iterrows()]
         gained, explored = gains(made), explorer(made)
         words["answer"], words["datasets"] = answer(made), " and ".join(map(look.dataset, made["dataset"].unique()))
-        words["table"], words["figure"] = Markup(short_table(made, instead).to_html()), Markup(_figure(gained, profile))
+        words["table"] = Markup(short_table(made, instead).to_html()) if made["method"].isin(LINES).any() else ""
+        words["figure"] = Markup(_figure(gained, profile))
         words["explorer"], words["everything"] = explored, Markup(long_table(made).to_html())
         words["stops"] = Markup(json.dumps(explored, ensure_ascii=False).replace("<", "\\u003c"))
     return pages.template("index.html.j2").render(**words)
@@ -69,16 +70,12 @@ def answer(made: pd.DataFrame) -> list[tuple[str, str]]:
 
 def short_table(made: pd.DataFrame, instead: pd.DataFrame | None = None) -> Styler:
     """A handful of networks, one line each: file, time and top-1 on every data set."""
-    shown = pd.concat([made[(made["label"] == "") & made["method"].isin(LINES)], instead])
-    wide = shown.pivot(index="stop", columns="dataset", values=["size_mib", "time_batch128_ms", "top1_pct"]).swaplevel(axis=1)
-    names = dict.fromkeys([*map(look.name, LINES), *shown["stop"]])
-    wide = wide.loc[
-        [name for name in names if name in wide.index],
-        [(d, c) for d in shown["dataset"].unique() for c in wide.columns.levels[1]],
-    ]
-    shown = wide.rename_axis(index="network")
+    columns = ["size_mib", "time_batch128_ms", "top1_pct"]
+    shown = pd.concat([made[(made["label"] == "") & (made["method"] == method)] for method in LINES] + [instead])
+    wide = shown.pivot(index="stop", columns="dataset", values=columns).swaplevel(axis=1)
+    wide = wide.loc[shown["stop"].unique(), [(dataset, column) for dataset in shown["dataset"].unique() for column in columns]]
     heads = {"headings": {"time_batch128_ms": "Time"}, "units": {"time_batch128_ms": "ms"}}
-    return tables.table(shown, caption="What you get.", note=NOTE, **heads)
+    return tables.table(wide.rename_axis(index="network"), caption="What you get.", note=NOTE, **heads)
 
 
 def long_table(made: pd.DataFrame) -> Styler:

@@ -90,12 +90,12 @@ def table(
 
     Raises KeyError for a column that is not there, ValueError for a frame that is empty or has two lines with the same heads.
     """
+    if frame.empty:
+        raise ValueError(f"the table {caption!r} has no lines; leave it out where nothing was measured")
     shown = _headed(frame, headings)
     names = {*frame.index.names, *(part for column in shown.columns for part in (column, _last(column)))}
     if unknown := [name for name in (*headings, *units, *digits, *highlight) if name not in names]:
         raise KeyError(f"the table {caption!r} has no column {unknown[0]!r}; it has {list(shown.columns)}")
-    if shown.empty:
-        raise ValueError(f"the table {caption!r} has no lines; leave it out where nothing was measured")
     if not shown.index.is_unique:
         twice = shown.index[shown.index.duplicated()][0]
         raise ValueError(f"two lines of the table {caption!r} are headed {twice}; set an index that tells them apart")

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import colors, patheffects
-from matplotlib.transforms import Bbox
 
 WRAP = 24  # letters a line of a label
 HALF_PT, FAR_PT = 5, 12  # half a mark; from where a label is tied to its point by a line
@@ -21,40 +20,20 @@ def label(axes: plt.Axes, points: Iterable[tuple[float, float, str, str]]) -> No
     """
     points = sorted(points, key=lambda point: -point[1])
     axes.figure.draw_without_rendering()
-    scale, frame = axes.figure.dpi / 72, axes.get_window_extent()
-    half = HALF_PT * scale
+    scale, frame = axes.figure.dpi / 72, axes.get_window_extent().extents
     marks = axes.transData.transform([point[:2] for point in points] or np.empty((0, 2)))
-    taken = [_about(mark, half) for mark in marks]
+    taken = [_about(mark, HALF_PT * scale) for mark in marks]
     for mark, (x, y, text, color) in zip(marks, points, strict=True):
-        style = {
-            "fontsize": 9,
-            "va": "center",
-            "linespacing": 1,
-            "path_effects": [patheffects.withStroke(linewidth=2.5, foreground="white")],
-        }
-        written = axes.annotate(
-            textwrap.fill(text, WRAP), (x, y), (0, 0), textcoords="offset points", color=readable(color), **style
-        )
+        style = {"fontsize": 9, "va": "center", "linespacing": 1, "color": readable(color)}
+        style["path_effects"] = [patheffects.withStroke(linewidth=2.5, foreground="white")]
+        written = axes.annotate(textwrap.fill(text, WRAP), (x, y), (0, 0), textcoords="offset points", **style)
         size = written.get_window_extent()
-
-        def boxes(place: tuple[int, int], mark=mark, size=size) -> list[Bbox]:
-            """The label's box and, where it stands far off, boxes along the line to it."""
-            near = mark + scale * np.array(place)  # the middle of the side next to the point
-            left = near[0] - size.width * (place[0] < 0)
-            along = [mark + part * (near - mark) for part in (0.4, 0.7, 1)] if abs(place[1]) > FAR_PT else []
-            return [
-                Bbox.from_bounds(left, near[1] - size.height / 2, size.width, size.height),
-                *(_about(at, scale) for at in along),
-            ]
-
-        def spoilt(place: tuple[int, int], boxes=boxes) -> float:
-            here = boxes(place)
-            covered = sum(_shared(box, other) for box in here for other in taken)
-            return round(_area(here[0]) - _shared(here[0], frame) + covered)
-
-        right, up = place = min(PLACES, key=spoilt)
-        taken.extend(boxes(place))
-        written.set(position=place, ha="left" if right > 0 else "right")
+        boxes = [_boxes(place, mark, (size.width, size.height), scale) for place in PLACES]
+        spoilt = [_area(box[0]) - _shared(box[:1], [frame]) + _shared(box, taken) for box in boxes]
+        best = np.round(spoilt).argmin()  # of equal ones the first, the most liked
+        taken.extend(boxes[best])
+        right, up = PLACES[best]
+        written.set(position=(right, up), ha="left" if right > 0 else "right")
         written.set_in_layout(False)
         if abs(up) > FAR_PT:
             leader = {"arrowstyle": "-", "color": "#8b929a", "lw": 0.7, "shrinkA": 0, "shrinkB": HALF_PT}
@@ -75,15 +54,24 @@ def luminance(color: str | tuple[float, float, float]) -> float:
     return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
 
 
-def _about(at: np.ndarray, half: float) -> Bbox:
-    return Bbox([at - half, at + half])
+def _boxes(place: tuple[int, int], mark: np.ndarray, size: tuple[float, float], scale: float) -> list[np.ndarray]:
+    """(left, bottom, right, top) in pixels of a label at a place and, where it stands far off, along the line to it."""
+    near = mark + scale * np.array(place)  # the middle of the side next to the point
+    corner = near - [size[0] * (place[0] < 0), size[1] / 2]
+    along = [mark + part * (near - mark) for part in (0.4, 0.7, 1)] if abs(place[1]) > FAR_PT else []
+    return [np.hstack([corner, corner + size]), *(_about(at, 6 * scale) for at in along)]
 
 
-def _area(box: Bbox) -> float:
-    return box.width * box.height
+def _about(at: np.ndarray, half: float) -> np.ndarray:
+    return np.hstack([at - half, at + half])
 
 
-def _shared(box: Bbox, other: Bbox) -> float:
-    """Square pixels that two boxes have in common."""
-    common = Bbox.intersection(box, other)
-    return _area(common) if common else 0.0
+def _area(box: np.ndarray) -> float:
+    return float((box[2:] - box[:2]).prod())
+
+
+def _shared(boxes: list[np.ndarray], others: list[np.ndarray]) -> float:
+    """Square pixels that boxes have in common with others, summed over all pairs."""
+    a, b = np.array(boxes)[:, None], np.array(others)[None]
+    sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
+    return float(sides.clip(min=0).prod(-1).sum())

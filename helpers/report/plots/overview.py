@@ -47,7 +47,7 @@ def overview(gained: pd.DataFrame) -> plt.Figure:
         axes.xaxis.set(major_locator=LogLocator(subs=(1, 2, 3, 5)), minor_formatter=NullFormatter())
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}×"))
     left, right = grid[0][0].get_xlim()
-    grid[0][0].set_xlim(left, right * (right / left) ** 0.35)  # room for names
+    grid[0][0].set_xlim(left, right * (right / left) ** 0.45)  # room for names
     for axes in grid[-1]:
         axes.set_xlabel("128 images run this much faster")
     for axes in grid[:, 0]:

@@ -1,0 +1,75 @@
+"""The first page is computed from whatever results there are."""
+
+import pandas as pd
+import pytest
+import synthetic
+import words
+from bs4 import BeautifulSoup
+
+from helpers.report import evidence, index, look
+
+
+def first_page(frame: pd.DataFrame) -> BeautifulSoup:
+    return BeautifulSoup(f"<main>{index.body(frame, 'demo', [])}</main>", "html.parser")
+
+
+def answers(changes: dict) -> list[str]:
+    return [" ".join(pair) for pair in index.answer(evidence.networks(synthetic.frame(changes)))]
+
+
+PRUNED = ("layerwise_magnitude", "")
+
+
+def test_the_answer_follows_the_results():
+    size, speed, cost = answers({})
+    assert size.startswith("Yes for size:") and f"{58.25 / (1.82 + 58.25 * 0.1967):.1f} times smaller" in size
+    assert speed.startswith("Partly for speed:") and f"{1 / (2 * 0.1967):.1f} times as fast" in speed
+    assert "0.1 points" in cost  # 92.7 against 92.6
+    slow = {"sparse_latency_batch128_ms": None, "latency_batch128_ms": 1200.0}
+    worse = answers({PRUNED: {"size_mib": 60.0, "top1_pct": 90.0, **slow}})
+    assert [text.partition(":")[0] for text in worse] == ["No for size", "No for speed", "The cost"]
+    assert "2.7 points" in worse[2]  # CIFAR-10's, which is the larger loss
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        synthetic.frame().head(0),
+        synthetic.frame(without=tuple(set(synthetic.frame()["method"]) - {"dense"})),
+        synthetic.frame(without=("dense_finetuned", "dense_from_scratch")),
+        synthetic.frame(folded=False).assign(latency_batch128_ms=float("nan"), sparse_latency_batch128_ms=float("nan")),
+        synthetic.frame().query("dataset == 'cifar10'").assign(dataset="digits"),
+    ],
+    ids=["nothing", "dense alone", "no controls", "nothing timed", "one data set"],
+)
+def test_a_part_of_the_results_makes_a_page(frame):
+    page = first_page(frame)
+    assert page.h1 and not words.problems(str(page))
+    assert "nan" not in page.get_text().lower().split()
+
+
+def test_what_one_would_do_instead_is_one_more_line():
+    made = evidence.networks(synthetic.frame())
+    made["stop"] = [evidence.called(line) for _, line in made.iterrows()]
+    instead = made.query("method == 'dense' and label == ''").assign(stop="dense in bfloat16", time_batch128_ms=300.0)
+    before, after = index.short_table(made).data, index.short_table(made, instead).data
+    assert 4 <= len(before) <= 6 and list(after.index) == [*before.index, "dense in bfloat16"]
+    assert after.loc["dense in bfloat16", ("cifar100", "time_batch128_ms")] == 300
+
+
+def test_panels_of_the_figure_do_not_mix_starts():
+    made = index.gains(evidence.networks(synthetic.frame()))
+    for start, group in made.groupby("start"):
+        assert {network.kind == look.NOTHING for network in group["network"]} == {start == "from nothing"}
+    assert not made["network"].map(lambda network: network.name.startswith("dense")).any()
+
+
+def test_marks_of_the_explorer_stand_inside_its_drawings():
+    made = evidence.networks(synthetic.frame())
+    made["stop"] = [evidence.called(line) for _, line in made.iterrows()]
+    parts = index.explorer(made)
+    assert [part["start"] for part in parts] == ["fine-tuned", "from nothing"]
+    for part in parts:
+        places = {d["dataset"]: [s["values"][d["dataset"]]["at"] for s in part["stops"]] for d in part["drawings"]}
+        assert all(0 < x < index.WIDTH and 0 < y < index.HEIGHT for at in places.values() for x, y in at)
+        assert len({stop["name"] for stop in part["stops"]}) == len(part["stops"])
