@@ -1,8 +1,7 @@
 """Uncertainty of accuracies: what a difference between two networks is worth.
 
-*Test-image noise*: other test images would have given another accuracy; it follows from which images each network gets
-right. *Seed noise*: the same method trained again gives another network; it follows from methods trained with several seeds.
-A difference has to exceed both together.
+*Test-image noise* follows from which images each network gets right: other images would have given another accuracy. *Seed
+noise* follows from methods trained with several seeds. A difference has to exceed both together.
 """
 
 import math
@@ -111,12 +110,14 @@ def seed_noise(frame: pd.DataFrame, dataset: str, new: bool) -> SeedNoise | None
     Pooled over all networks of that kind that have several seeds in the frame: trainings from one trained network end closer
     together than trainings from nothing, so one kind says nothing of the other. None where too few seeds are there.
     """
-    trained = frame[(frame["dataset"] == dataset) & (frame["epochs"] > 0)]
-    alike = trained[trained["experiment"].map(from_nothing) == new]
-    groups = [group["top1_pct"] for _, group in alike.groupby([*NETWORK, "epochs"], dropna=False) if len(group) > 1]
-    freedom = sum(len(group) - 1 for group in groups)
-    squares = sum(float(((group - group.mean()) ** 2).sum()) for group in groups)
-    return SeedNoise(math.sqrt(squares / freedom), freedom, len(groups)) if freedom >= LEAST_FREEDOM else None
+    groups: dict[str, list[float]] = {}
+    columns = (frame[name] for name in (*NETWORK, "epochs", "top1_pct", "experiment"))
+    for *network, epochs, top1, experiment in zip(*columns, strict=True):
+        if network[0] == dataset and epochs > 0 and from_nothing(experiment) == new:
+            groups.setdefault(f"{network} {epochs}", []).append(top1)
+    several = [group for group in groups.values() if len(group) > 1]
+    freedom, squares = sum(len(group) - 1 for group in several), sum(np.var(group) * len(group) for group in several)
+    return SeedNoise(math.sqrt(squares / freedom), freedom, len(several)) if freedom >= LEAST_FREEDOM else None
 
 
 def compare(ours: pd.DataFrame, theirs: pd.DataFrame, frame: pd.DataFrame, *, tests: int = 1) -> Comparison:
@@ -131,12 +132,11 @@ def compare(ours: pd.DataFrame, theirs: pd.DataFrame, frame: pd.DataFrame, *, te
         if len(side[NETWORK].drop_duplicates()) != 1 or side["dataset"].iloc[0] != ours["dataset"].iloc[0]:
             raise ValueError("a comparison takes the results of one network on either side, tested on the same data set")
     right = [_correct(side) for side in sides]
-    images = paired_bootstrap(*right, alpha)
-    trained = [side for side in sides if side["epochs"].iloc[0] > 0]
-    noises = [seed_noise(frame, side["dataset"].iloc[0], from_nothing(side["experiment"].iloc[0])) for side in trained]
-    total = None
-    if all(noises):
-        seeds = [noise.reach(alpha) / math.sqrt(len(side)) for noise, side in zip(noises, trained, strict=True)]
+    images, total = paired_bootstrap(*right, alpha), None
+    trained = [(side.iloc[0], len(side)) for side in sides if side["epochs"].iloc[0] > 0]
+    noises = [(seed_noise(frame, one["dataset"], from_nothing(one["experiment"])), count) for one, count in trained]
+    if all(noise for noise, _ in noises):
+        seeds = [noise.reach(alpha) / math.sqrt(count) for noise, count in noises]
         below, above = (math.hypot(limit - images.value, *seeds) for limit in (images.low, images.high))
         total = Interval(images.value, images.value - below, images.value + above)
     return Comparison(images.value, images, total, _p_value(*right), (len(ours), len(theirs)), alpha)
@@ -144,12 +144,12 @@ def compare(ours: pd.DataFrame, theirs: pd.DataFrame, frame: pd.DataFrame, *, te
 
 def _correct(side: pd.DataFrame) -> np.ndarray:
     """(seeds, N); checked against the accuracies that are shown."""
-    for result in side.itertuples():
-        name = f"{result.dataset} {result.method} {result.label}".strip()
-        if not isinstance(result.correct, np.ndarray):
+    name = " ".join(filter(None, side[NETWORK[:3]].iloc[0]))
+    for top1, correct in zip(side["top1_pct"], side["correct"], strict=True):
+        if not isinstance(correct, np.ndarray):
             raise ValueError(f"{name} does not say which test images were right")
-        if not math.isclose(counted := 100 * result.correct.mean(), result.top1_pct, abs_tol=0.005):
-            raise ValueError(f"{name} has {result.top1_pct} % top-1, but {counted:.2f} % of its images are right")
+        if not math.isclose(counted := 100 * correct.mean(), top1, abs_tol=0.005):
+            raise ValueError(f"{name} has {top1} % top-1, but {counted:.2f} % of its images are right")
     return np.stack(side["correct"].tolist())
 
 
