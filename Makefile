@@ -1,10 +1,10 @@
-# make report | test | lab | study | bench | clean — each makes .venv and installs requirements.txt itself when missing.
+# make report | test | lab | study | bench | clean — each makes .venv and installs the project into it first.
 
 PYTHON  ?= python3
 PROFILE ?= demo
 VENV    := .venv
 RUN     := $(VENV)/bin/python
-READY   := $(VENV)/requirements.stamp
+READY   := $(VENV)/installed.stamp
 
 export PYTHONUNBUFFERED = 1
 
@@ -32,9 +32,9 @@ bench: $(READY)  ## every benchmark, one table in results/bench.md
 clean:  ## what a build makes again; never the committed rows, figures and pages
 	rm -rf build .pytest_cache .ruff_cache .hypothesis
 
-$(READY): requirements.txt
+$(READY): requirements.txt pyproject.toml  ## the project itself is installed too, so that a kernel started anywhere finds helpers
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or newer is needed; this is " + sys.version.split()[0] + " (make PYTHON=python3.12 …)")'
 	@$(RUN) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	@echo "installing requirements.txt into $(VENV) …"
-	@$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	@echo "installing requirements.txt and the project into $(VENV) …"
+	@$(RUN) -m pip install --quiet --disable-pip-version-check -e .
 	@touch $@

@@ -69,7 +69,8 @@ class Splits:
     source: str
 
     def to(self, device: torch.device) -> "Splits":
-        return Splits(self.name, *(s.to(device) for s in (self.train, self.val, self.test)), self.classes, self.source)
+        train, val, test = (split.to(device) for split in (self.train, self.val, self.test))
+        return Splits(self.name, train, val, test, self.classes, self.source)
 
     @classmethod
     def of(

@@ -88,8 +88,9 @@ class VGG(nn.Module):
                 layers.append(nn.MaxPool2d(2))
                 side //= 2
             else:
-                layers += [nn.Conv2d(channels, width, 3, padding=1), nn.BatchNorm2d(width), nn.ReLU(inplace=True)]
-                channels = width
+                convolution = nn.Conv2d(channels, int(width), 3, padding=1)
+                channels = convolution.out_channels
+                layers += [convolution, nn.BatchNorm2d(channels), nn.ReLU(inplace=True)]
         if side < 1:
             raise ValueError(f"{self.widths.count('M')} max-pools leave nothing of a {image_size}×{image_size} image")
         self.features = nn.Sequential(*layers)
@@ -138,7 +139,8 @@ def _initialize(module: nn.Module) -> None:
     """Convolutions as He et al. (2015), by fan-out; the head stays as torch draws it."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def build(architecture: dict) -> VGG:
@@ -187,7 +189,7 @@ def _parts(network: nn.Module) -> dict[str, tuple]:
 
 def scaled(widths: Sequence[int | str], divisor: int) -> tuple[int | str, ...]:
     """The same network at 1/divisor of its width."""
-    return tuple(w if w == "M" else max(1, w // divisor) for w in widths)
+    return tuple(w if w == "M" else max(1, int(w) // divisor) for w in widths)
 
 
 def weight_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
@@ -195,7 +197,7 @@ def weight_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     return {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
 
 
-def weights(network: nn.Module) -> dict[str, nn.Parameter]:
+def weights(network: nn.Module) -> dict[str, Tensor]:
     """What can be pruned, in forward order: state-dict name ("features.0.weight") → the parameter itself, not a copy."""
     return {f"{name}.weight": layer.weight for name, layer in weight_layers(network).items()}
 
@@ -218,7 +220,7 @@ def layer_table(network: VGG) -> list[Layer]:
     table: list[Layer] = []
     names = {module: name for name, module in weight_layers(network).items()}
 
-    def record(module: nn.Module, _inputs: tuple, output: Tensor) -> None:
+    def record(module: nn.Conv2d | nn.Linear, _inputs: tuple, output: Tensor) -> None:
         positions = output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
         table.append(
             Layer(
@@ -254,8 +256,9 @@ def fold_batch_norm(network: VGG) -> VGG:
     require_vgg(network)
     folded = copy.deepcopy(network).eval()
     for i, module in enumerate(folded.features):
-        if isinstance(module, nn.BatchNorm2d):
-            folded.features[i - 1] = nn.utils.fusion.fuse_conv_bn_eval(folded.features[i - 1], module)
+        before = folded.features[i - 1]
+        if isinstance(module, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
+            folded.features[i - 1] = nn.utils.fusion.fuse_conv_bn_eval(before, module)
             folded.features[i] = nn.Identity()
     return folded
 

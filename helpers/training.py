@@ -110,8 +110,8 @@ def fit(
     if not len(train):
         raise ValueError("there are no images to train on")
     dtype, normalization = dtype or machine.dtype(train.images.device), _normalization(network, normalization)
-    network.to(memory_format=torch.channels_last)
-    state = _State(network, _optimizer(network, recipe), hook, recipe, made_with, made_by)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    state = _State(network, _optimizer(network, recipe), hook, recipe, made_with, {} if made_by is None else made_by)
     logs = state.resume(checkpoint) if checkpoint is not None and checkpoint.is_file() else []
     for epoch in range(len(logs), recipe.epochs):
         start = time.perf_counter()
@@ -218,7 +218,7 @@ def _epoch(
     generator = torch.Generator(where).manual_seed(seed)  # of the order and the crops
     steps = max(1, len(train) // recipe.batch_size)
     order = torch.randperm(len(train), generator=generator, device=where).split(recipe.batch_size)[:steps]
-    loss_sum = correct = seen = 0.0
+    loss_sum = correct = torch.zeros((), device=where)
     network.train()
     with torch.random.fork_rng(), accelerate(network, dtype):
         torch.manual_seed(seed)  # of dropout; the global generator is put back afterwards
@@ -236,9 +236,9 @@ def _epoch(
             state.optimizer.step()
             if state.hook is not None:
                 state.hook.after_step(network)
-            loss_sum += loss.detach() * len(labels)
-            correct += (logits.argmax(1) == labels).sum()
-            seen += len(labels)
+            loss_sum = loss_sum + loss.detach() * len(labels)
+            correct = correct + (logits.argmax(1) == labels).sum()
+    seen = sum(map(len, order))
     return lr, float(loss_sum) / seen, 100 * float(correct) / seen
 
 
@@ -251,7 +251,7 @@ class _State:
     hook: Hook | None
     recipe: Recipe
     made_with: str
-    made_by: dict[str, str] | None
+    made_by: dict[str, str]
 
     def write(self, path: Path, logs: Sequence[EpochLog]) -> None:
         """Store the state after the epochs in `logs`."""
@@ -259,7 +259,7 @@ class _State:
         for name, parameter in self.network.named_parameters():
             tensors[f"momentum.{name}"] = self.optimizer.state[parameter].get("momentum_buffer", torch.zeros_like(parameter))
         tensors |= {f"hook.{name}": tensor for name, tensor in (self.hook.state_dict() if self.hook else {}).items()}
-        described = {"recipe": asdict(self.recipe), "logs": [asdict(log) for log in logs], "made_by": self.made_by or {}}
+        described = {"recipe": asdict(self.recipe), "logs": [asdict(log) for log in logs], "made_by": self.made_by}
         files.save_tensors(path, tensors, {k: json.dumps(v) for k, v in described.items()} | {"made_with": self.made_with})
 
     def resume(self, path: Path) -> list[EpochLog]:
@@ -292,7 +292,7 @@ class _State:
 
     def _complete(self, before: Mapping[str, str], name: str) -> None:
         """Put those who made the epochs so far before those who go on."""
-        for what, now in (self.made_by or {}).items():
+        for what, now in self.made_by.items():
             both = "; ".join(dict.fromkeys([*before.get(what, now).split("; "), now]))
             if both != now:
                 self.made_by[what] = both

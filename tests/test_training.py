@@ -205,7 +205,7 @@ def test_damage_is_told_and_restores_nothing(tmp_path, capsys):
         path.write_bytes(broken)
         other = network(dropout=0.0)
         before = digest(other)
-        state = training._State(other, training._optimizer(other, RECIPE), halved(other), replace(RECIPE, epochs=2), "", None)
+        state = training._State(other, training._optimizer(other, RECIPE), halved(other), replace(RECIPE, epochs=2), "", {})
         if state.resume(path):  # the damage lies in bytes that say nothing
             assert digest(other) == made
         else:

@@ -5,7 +5,7 @@ A 3×3 convolution of padding 1 on maps divisible by 4: a 4×4 output tile costs
 Maps are (N, H, W, C), the order in which channels_last lies in memory; float32 or float64, on the CPU.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,14 @@ INPUT = [
     [0, 2, -1, -2, 1, 0],
     [0, 4, 0, -5, 0, 1],
 ]
-WEIGHT = [[1 / 4, 0, 0], [-1 / 6] * 3, [-1 / 6, 1 / 6, -1 / 6], [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]]
+WEIGHT: list[list[float]] = [
+    [1 / 4, 0, 0],
+    [-1 / 6] * 3,
+    [-1 / 6, 1 / 6, -1 / 6],
+    [1 / 24, 1 / 12, 1 / 6],
+    [1 / 24, -1 / 12, 1 / 6],
+    [0, 0, 1],
+]
 OUTPUT = [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]]
 
 
@@ -86,6 +93,6 @@ def outputs_gradient(gradient: Tensor) -> Tensor:
     return (_twice(OUTPUT, gradient).t() @ tiles.reshape(TILE**2, -1)).view(36, -1, outputs)
 
 
-def _twice(matrix: list[list[float]], like: Tensor) -> Tensor:
+def _twice(matrix: Sequence[Sequence[float]], like: Tensor) -> Tensor:
     """The transform of rows and of columns in one."""
     return torch.kron(*[torch.tensor(matrix, dtype=torch.float64)] * 2).to(like.dtype)
