@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 from frames import bits, frame, result
 
-from helpers.report import claims, rules
+from helpers import settings
+from helpers.report import claims, published, rules
 from helpers.report.evidence import Evidence, Missing, networks
 from helpers.report.rules import (
     NOT_MEASURED,
@@ -364,3 +365,17 @@ def test_decisions_take_the_cheapest_network_that_surely_loses_little():
     assert none["network"].isna().all() and len(none) == len(claims.NEEDS)
     assert claims.decisions(frame(*offered, *unsure), "cifar10")["network"].isna().all()  # one seed: nothing is sure
     assert claims.decisions(frame(offered[0]), "cifar10").empty
+
+
+def test_the_restated_report_lists_the_same_statements():
+    text = (settings.ROOT / "docs" / "original.md").read_text()
+    listed = [line.split(" | ")[1:3] for line in text.splitlines() if line.startswith("| ") and "| `" in line]
+    assert [name.strip("`") for name, _ in listed] == [claim.id for claim in claims.CLAIMS]
+    assert all(sentence.startswith(claim.sentence) for (_, sentence), claim in zip(listed, claims.CLAIMS, strict=True))
+
+
+def test_the_restated_report_holds_the_published_figures():
+    text = (settings.ROOT / "docs" / "original.md").read_text().replace(",", "")
+    for line in published.ORIGINAL.itertuples():
+        figures = (line.size_mib, line.macs / 1e6, line.peak_memory_mib, line.latency_ms)
+        assert all(f"{figure:.3f}" in text for figure in figures) and f"{line.top1_pct:.2f}" in text
