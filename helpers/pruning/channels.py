@@ -9,7 +9,7 @@ import copy
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from time import perf_counter
 
 import torch
@@ -24,9 +24,6 @@ from helpers.pruning.widths import with_conv_widths
 METHODS = ("lasso", "l1", "random")
 NARROW = 128  # up to so many channels one set of sums serves the choice and the solution
 CHUNK = 250  # images at a time
-
-
-# Activations, unit by unit -----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -69,6 +66,7 @@ class Activations:
 
     def __init__(self, network: models.VGG, images: Tensor, dtype: torch.dtype = torch.float32):
         self.units, self.normalization, self.dtype = units(network), network.normalization, dtype
+        self.before = nn.Sequential(*takewhile(lambda module: not isinstance(module, nn.Conv2d), network.features))
         self.at, self.chunks, self.count = 0, list(images.split(CHUNK)), len(images)  # held: the inputs of unit `at`
 
     @torch.no_grad()
@@ -76,17 +74,16 @@ class Activations:
         """What enters unit `number` (past the last one: the logits), one chunk after another."""
         for maps in self.chunks:
             if maps.dtype == torch.uint8:
-                maps = data.normalize(maps, self.normalization, self.dtype).contiguous(memory_format=torch.channels_last)
+                maps = self.before(data.normalize(maps, self.normalization, self.dtype))
+                maps = maps.contiguous(memory_format=torch.channels_last)
             for unit in self.units[self.at : number]:
                 maps = unit.rest(unit.outputs(maps))
             yield maps
 
-    def statistics(
-        self, number: int, samples: Samples, targets: Tensor | None = None, most_rows: int | None = None
-    ) -> Statistics:
-        """The sums of unit `number` over what enters it, see `regression.collect`."""
+    def statistics(self, number: int, samples: Samples, targets: Tensor | None = None, rows: int | None = None) -> Statistics:
+        """`regression.collect` for unit `number` and all images."""
         layer = self.units[number].layer
-        return regression.collect(self.inputs(number), layer, samples, self.count, targets=targets, most_rows=most_rows)
+        return regression.collect(self.inputs(number), layer, samples, self.count, targets=targets, rows=rows)
 
     def advance(self, number: int) -> None:
         """Hold what enters unit `number`, except the first unit's maps: the largest ones, and the cheapest to compute again."""
@@ -121,9 +118,6 @@ def targets(network: models.VGG, images: Tensor, samples: Samples, dtype: torch.
     return {name: torch.cat(parts) for name, parts in rows.items()}
 
 
-# Cutting -----------------------------------------------------------------------------------------------------------
-
-
 def cut(producer: Unit, reader: Unit, kept: Tensor) -> None:
     """Keep some output channels of a convolution and its batch norm, and the weights that read them, in place."""
     conv, layer = producer.layer, reader.layer
@@ -140,8 +134,7 @@ def cut(producer: Unit, reader: Unit, kept: Tensor) -> None:
 def remove(network: models.VGG, kept: Mapping[str | int, Tensor]) -> models.VGG:
     """A smaller copy of `network` with only the `kept` output channels of some convolutions, weights unchanged.
 
-    `kept` holds ascending channel indices by a convolution's name ("features.0") or number; the others keep all. Raises
-    ValueError for another layer, and for indices that are not ascending channels of theirs.
+    `kept`: a convolution's name ("features.0") or number → its channels, ascending; ValueError for another layer or channel.
     """
     sliced = _copied(network)
     found = units(sliced)
@@ -177,9 +170,6 @@ def _number(network: models.VGG, layer: str | int) -> int:
     if isinstance(layer, int) and 0 <= layer < len(names):
         return layer
     raise ValueError(f"{layer!r} is no convolution of this network: give 0 to {len(names) - 1} or one of {', '.join(names)}")
-
-
-# One layer, and all ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -274,7 +264,7 @@ def prune(
         name, reader = stream.units[number + 1].name, stream.units[number + 1].layer
         stream.advance(number + 1)
         sums = functools.partial(stream.statistics, number + 1, samples, dense.pop(name, None))
-        # over all channels: what the LASSO chooses from, and what the layer's own output is made of
+        # of all channels: what the LASSO chooses from, and what the layer's own output is made of
         few = samples.selection_rows if asymmetric and channels > NARROW else None
         whole = sums(few) if method == "lasso" or not asymmetric else None
         if method == "lasso":

@@ -29,8 +29,8 @@ STEPS = 8  # that a LASSO path may take for each channel
 class Samples:
     """How many rows a layer is solved from: images, and random positions an image (all of a map that has fewer).
 
-    Channels of wide layers are chosen from about `selection_rows` rows: one coefficient a channel needs fewer of them than
-    nine weights a channel and output do, and XᵀX of all channels costs most.
+    Channels of wide layers are chosen from about `selection_rows`: one coefficient a channel needs fewer rows than nine
+    weights a channel and output do, and XᵀX of all channels costs most.
     """
 
     images: int = 5000
@@ -115,8 +115,7 @@ class Statistics:
 
     def columns(self, channels: Tensor) -> Tensor:
         """The columns of X that belong to `channels`, tap by tap."""
-        offsets = torch.arange(self.taps, device=channels.device) * self.channels
-        return (offsets.unsqueeze(1) + channels).flatten()
+        return torch.cat([tap * self.channels + channels for tap in range(self.taps)])
 
     def restricted(self, channels: Tensor) -> "Statistics":
         """The same (centred) for some of the channels."""
@@ -133,16 +132,16 @@ def collect(
     count: int,
     *,
     targets: Tensor | None = None,
-    most_rows: int | None = None,
+    rows: int | None = None,
 ) -> Statistics:
     """Statistics of any 3×3 convolution (padding 1) or linear layer.
 
     Args:
         inputs: what enters the layer, a chunk (N, C, H, H) or (N, C) at a time, for `count` images in all.
         targets: Y at the sampled positions, (images · positions, outputs); by default what the layer itself gives.
-        most_rows: about so many rows, spread over as many images as there are or as they allow.
+        rows: about so many, the same number from each image, and from no more images than that takes.
     """
-    per_image = max(1, most_rows // count) if most_rows else samples.positions
+    per_image = max(1, rows // count) if rows else samples.positions
     statistics, done, Y = None, 0, None if targets is None else targets.view(count, -1, len(layer.weight))[:, :per_image]
     for maps in inputs:
         here = slice(done, done + len(maps))
@@ -154,7 +153,7 @@ def collect(
             statistics = Statistics(*X.shape[1:], len(layer.weight), maps.device)
         statistics.add(X, None if Y is None else Y[here].flatten(0, 1))
         done += len(maps)
-        if most_rows and statistics.rows >= most_rows:
+        if rows and statistics.rows >= rows:
             break
     statistics.centred()
     return statistics if targets is not None else statistics.explained_by(matrix(layer, statistics.taps), layer.bias)
@@ -189,9 +188,8 @@ class Path:
     def order(self) -> Tensor:
         """All channels in the order in which they come in for good; those that never do follow by what they could explain."""
         knots, active = self.beta.shape[1], self.beta != 0
-        # a channel may leave the path and come back: count it from the knot after its last zero
-        last_zero = np.where(active, -1, np.arange(knots)).max(axis=1)
-        entered = np.where(active[:, -1], last_zero, knots)
+        # a channel may leave the path and come back: what counts is its last zero
+        entered = np.where(active, -1, np.arange(knots)).max(axis=1)
         left_over = self.correlation - self.gram @ self.beta[:, -1]
         gain = left_over**2 / np.maximum(np.diag(self.gram), 1e-30)
         return torch.from_numpy(np.lexsort((np.arange(len(gain)), -gain, entered)).copy())

@@ -40,57 +40,40 @@ def with_conv_widths(widths: Sequence[int | str], convs: Sequence[int]) -> Width
 
 
 def for_budget(
-    network: models.VGG,
-    macs: int,
-    *,
-    rule: str = "uniform",
-    multiple: int = 8,
-    errors: Mapping[str, Tensor] | None = None,
+    network: models.VGG, macs: int, *, rule: str = "uniform", multiple: int = 8, errors: Mapping[str, Tensor] | None = None
 ) -> Widths:
     """The widths that a rule gives under a budget of `macs` (`macs_with_batch_norm`), never above it.
 
     Args:
         rule: "uniform", the same share of every convolution; "he", blocks 1 to 3 and the later ones at 1 : 1.5, block 5 pruned
-            like block 4 because the budget is out of reach otherwise; "marginal", from the dense network channels are taken
-            where the error grows least for a MAC saved.
+            like block 4 because the budget is out of reach otherwise; "marginal", channels taken from the dense network step
+            by step, always where the error grows least for a MAC saved.
         multiple: widths are multiples of it (or a layer's full width).
         errors: for "marginal": `channels.error_curves`, convolution name → relative error at 0 … c channels.
 
     Raises ValueError when even the narrowest network is above the budget, naming its MACs. Hidden linear layers stay.
     """
     settings.choose("rule", rule, RULES)
+    if multiple < 1:
+        raise ValueError(f"widths are multiples of 1 or more, not of {multiple}")
     full = [width for width in network.widths if width != "M"]
     lowest = [min(multiple, width) for width in full]
 
-    def fits(convs: Sequence[int]) -> bool:
-        return cost(convs) <= macs
+    def excess(convs: Sequence[int]) -> int:
+        return macs_with_batch_norm(network, with_conv_widths(network.widths, convs)) - macs
 
-    def cost(convs: Sequence[int]) -> int:
-        return macs_with_batch_norm(network, with_conv_widths(network.widths, convs))
-
-    if not fits(lowest):
+    if excess(lowest) > 0:
         raise ValueError(
-            f"{macs:,} MACs cannot be reached with widths in multiples of {multiple}: the narrowest network has {cost(lowest):,}"
+            f"{macs:,} MACs cannot be reached with widths in multiples of {multiple}: "
+            f"the narrowest network has {macs + excess(lowest):,}"
         )
-    if fits(full):
-        return network.widths
     if rule == "marginal":
-        convs = _marginal(full, lowest, multiple, _objectives(network, errors), cost, macs)
-    else:
-        convs = _scaled_to(full, lowest, multiple, _shares(network.widths, HE_RATIO if rule == "he" else 1.0), fits)
-    return with_conv_widths(network.widths, convs)
+        return with_conv_widths(network.widths, _marginal(full, lowest, multiple, _objectives(network, errors), excess))
+    blocks = [network.widths[:i].count("M") for i, width in enumerate(network.widths) if width != "M"]
+    shares = [HE_RATIO if rule == "he" and block >= HE_SHALLOW_BLOCKS else 1.0 for block in blocks]
 
-
-def _shares(widths: Sequence[int | str], ratio: float) -> list[float]:
-    """A share for each convolution: 1 in the shallow blocks, `ratio` in the later ones."""
-    blocks = [widths[:i].count("M") for i, width in enumerate(widths) if width != "M"]
-    return [1.0 if block < HE_SHALLOW_BLOCKS else ratio for block in blocks]
-
-
-def _scaled_to(full: list[int], lowest: list[int], multiple: int, shares: list[float], fits: Callable) -> list[int]:
-    """The largest common ratio r, by bisection, at which rounding r · share · width (at most the width) fits."""
-
-    def rounded(ratio: float) -> list[int]:
+    def scaled(ratio: float) -> list[int]:
+        """Every width times its share and `ratio`, rounded."""
         wanted = [min(1.0, ratio * share) * width for share, width in zip(shares, full, strict=True)]
         return [
             width if w >= width else min(width, max(low, multiple * int(w / multiple + 0.5)))
@@ -100,37 +83,37 @@ def _scaled_to(full: list[int], lowest: list[int], multiple: int, shares: list[f
     low, high = 0.0, 1.0
     for _ in range(60):
         middle = (low + high) / 2
-        low, high = (middle, high) if fits(rounded(middle)) else (low, middle)
-    return rounded(low)
+        low, high = (middle, high) if excess(scaled(middle)) <= 0 else (low, middle)
+    return with_conv_widths(network.widths, scaled(low))
 
 
 def _objectives(network: models.VGG, errors: Mapping[str, Tensor] | None) -> list[list[float]]:
     """−log(1 − e) at every count: shares of the signal multiply from layer to layer, so their logarithms add."""
     convs = {name: layer for name, layer in models.weight_layers(network).items() if isinstance(layer, nn.Conv2d)}
-    if errors is None or {name: len(errors.get(name, ())) - 1 for name in convs} != {n: c.out_channels for n, c in convs.items()}:
+    if not errors or any(len(errors.get(name, ())) != layer.out_channels + 1 for name, layer in convs.items()):
         raise ValueError('the rule "marginal" needs the errors of this network: channels.error_curves(network, images)')
     return [(-(1 - errors[name].double().clamp(0, MAX_ERROR)).log()).tolist() for name in convs]
 
 
 def _marginal(
-    full: list[int], lowest: list[int], multiple: int, curves: list[list[float]], cost: Callable, macs: int
+    full: list[int], lowest: list[int], multiple: int, curves: list[list[float]], excess: Callable[[list[int]], int]
 ) -> list[int]:
     """Step by step take channels where the error grows least for a MAC saved; then give back what still fits."""
     convs = list(full)
 
     def steps(sign: int) -> list[tuple[float, int, list[int]]]:
-        """(error gained for a MAC saved, layer, widths) for one step in each layer that can take it."""
+        """(error for a MAC, layer, widths) after one step in each layer that can take it."""
         found = []
         for i, width in enumerate(convs):
             count = width // multiple * multiple if sign < 0 and width % multiple else width + sign * multiple
             count = min(max(count, lowest[i]), full[i])
             if count != width:
                 changed = [*convs[:i], count, *convs[i + 1 :]]
-                found.append(((curves[i][count] - curves[i][width]) / (cost(convs) - cost(changed)), i, changed))
+                found.append(((curves[i][count] - curves[i][width]) / (excess(convs) - excess(changed)), i, changed))
         return found
 
-    while cost(convs) > macs:
+    while excess(convs) > 0:
         convs = min(steps(-1))[2]
-    while larger := [step for step in steps(1) if cost(step[2]) <= macs]:
+    while larger := [step for step in steps(1) if excess(step[2]) <= 0]:
         convs = max(larger)[2]
     return convs
