@@ -1,16 +1,17 @@
 """The build on tiny notebooks: whole pages, nothing of a reader's own set-up in them, and one clear line when it fails."""
 
+import contextlib
 import json
 import os
 import re
 import signal
-import subprocess
 import sys
 import time
 
 import nbformat
 import pytest
 import sample
+import tiny
 from bs4 import BeautifulSoup
 
 from helpers import files, settings
@@ -87,9 +88,16 @@ def test_a_failure_is_one_line_and_keeps_what_there_is(place, capfd, source, sai
     kept = nbformat.read(partial.with_suffix(".ipynb"), as_version=4)
     assert kept.cells[1].outputs[0].text == "shown before\n" and not kept.cells[3].outputs
     assert earlier.read_text() == "earlier"
-    write(place, "01_bad", "print('mended')")
+
+
+def test_what_a_failure_left_goes_when_the_notebook_is_mended(place):
+    left = [settings.build_dir("demo") / f"00_bad.partial.{ending}" for ending in ("html", "ipynb")]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("earlier")
+    write(place, "00_bad", "print('mended')")
     assert run(place) == 0
-    assert shown(place, "01_bad") == ["mended"] and not partial.exists() and not partial.with_suffix(".ipynb").exists()
+    assert shown(place, "00_bad") == ["mended"] and not any(path.exists() for path in left)
 
 
 def test_parameters_are_set_behind_their_cell(place, capfd):
@@ -142,29 +150,34 @@ def test_what_is_not_there_is_one_line(place, capfd, options):
 
 def test_results_of_other_folders_overwrite_no_committed_page(place):
     """`place` sets BUILD_DIR and RESULTS_DIR."""
-    committed = {path: path.stat().st_mtime_ns for name in ("reports", "figures") for path in (settings.ROOT / name).glob("*")}
+
+    def committed() -> dict:
+        return {path: path.stat().st_mtime_ns for name in ("reports", "figures") for path in (settings.ROOT / name).glob("*")}
+
+    before = committed()
     write(place, "00_good", "'fine'")
     assert run(place, "--profile", "study") == 0
-    assert (settings.build_dir("study") / "00_good.html").is_file()
-    assert committed == {
-        path: path.stat().st_mtime_ns for name in ("reports", "figures") for path in (settings.ROOT / name).glob("*")
-    }
+    assert (settings.build_dir("study") / "00_good.html").is_file() and committed() == before
+
+
+def _build(place) -> None:
+    os.environ["BUILD_DIR"] = str(place / "BUILD_DIR")
+    with contextlib.redirect_stderr(open(place / "err", "w")):
+        sys.exit(run(place))
 
 
 def test_ctrl_c_stops_the_build_and_its_kernel(place):
     write(place, "00_long", "import os, time, pathlib\npathlib.Path('started').write_text(str(os.getpid()))\ntime.sleep(120)")
-    command = [sys.executable, "-m", "helpers.report", "--notebooks", str(place / "notebooks")]
-    child = subprocess.Popen(command, cwd=settings.ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    child = tiny.FORK.Process(target=_build, args=(place,))
+    child.start()
     started, deadline = place / "notebooks" / "started", time.monotonic() + 120
     while not (started.is_file() and started.read_text()) and time.monotonic() < deadline:
         time.sleep(0.1)
     kernel = int(started.read_text())
-    child.send_signal(signal.SIGINT)
-    _, err = child.communicate(timeout=60)
-    assert child.returncode == 130
-    assert [line for line in err.splitlines() if line.startswith("build")] == [
-        "build stopped; start it again to go on from the stored results"
-    ]
+    os.kill(child.pid, signal.SIGINT)
+    child.join(30)
+    assert child.exitcode == build.INTERRUPTED
+    assert "build stopped; start it again to go on from the stored results" in (place / "err").read_text()
     while _alive(kernel) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not _alive(kernel)
