@@ -1,6 +1,5 @@
 """What verdicts look at: one line a network with the costs that a reader compares, and comparisons of its trainings."""
 
-import numpy as np
 import pandas as pd
 
 from helpers import statistics
@@ -57,8 +56,10 @@ class Evidence:
     """The results of one data set: `lines` of `networks`, their comparisons, and the original report's figures."""
 
     def __init__(self, frame: pd.DataFrame, dataset: str):
-        self.frame, self.dataset, self.trainings = frame, dataset, frame[TRAINING]
-        self.lines = [line for _, line in networks(frame[frame["dataset"] == dataset]).iterrows()]
+        self.frame, self.dataset, own = frame, dataset, frame[frame["dataset"] == dataset]
+        self.lines, self.trainings = [line for _, line in networks(own).iterrows()], own[TRAINING]
+        groups = self.trainings.groupby(statistics.NETWORK, dropna=False, sort=False)
+        self.seeds = dict(zip((line.name for line in self.lines), (group for _, group in groups), strict=True))
 
     def find(self, *wanted: Network, having: str = "top1_pct") -> list[pd.Series]:
         """The lines with one of these methods and labels, at every sparsity, that have a column measured."""
@@ -80,12 +81,7 @@ class Evidence:
 
     def compare(self, ours: pd.Series, theirs: pd.Series, tests: int = 1) -> Comparison:
         """Top-1 of two lines over all of their seeds; `tests` as in `statistics.compare`."""
-        sides = []
-        for line in (ours, theirs):
-            columns = ((self.trainings[name], line[name]) for name in statistics.NETWORK)
-            same = [(column == value) | (column.isna() & pd.isna(value)) for column, value in columns]
-            sides.append(self.trainings[np.logical_and.reduce(same)])
-        return statistics.compare(*sides, self.trainings, tests=tests)
+        return statistics.compare(self.seeds[ours.name], self.seeds[theirs.name], self.trainings, tests=tests)
 
     def reported(self, method: str, column: str) -> float | None:
         """The original report's figure; that of CIFAR-10 for a data set that it does not have."""
