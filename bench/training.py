@@ -1,6 +1,6 @@
 """Images a second in training VGG16-BN: the plain loop against the one that `training.fit` runs, in the same run.
 
-The latter has faster convolutions (`fast_convolution`) and keeps freed memory (`heap`). Both train the same network on the
+The latter has faster convolutions and keeps freed memory (`accelerate`). Both train the same network on the
 same random batch (channels_last, fused SGD; in the processor's fast dtype and in float32) and take turns, so that a busy
 machine slows both; medians of single steps, the first of every turn left out.
 """
@@ -14,8 +14,8 @@ import time
 import torch
 import torch.nn.functional as F
 
-from helpers import heap, machine, models
-from helpers.fast_convolution import accelerate
+from helpers import machine, models
+from helpers.accelerate import accelerate
 
 STEPS = 3  # a turn, after one that is not counted
 
@@ -29,7 +29,7 @@ def goal(dtype: torch.dtype) -> tuple[float, float] | None:
 
 def run(quick: bool) -> list[dict]:
     """A row for the processor's fast dtype and one for float32 where that is another."""
-    return [compared(dtype, *((64, 2) if quick else (256, 4))) for dtype in dict.fromkeys((machine.fast_dtype(), torch.float32))]
+    return [compared(dtype, *((64, 2) if quick else (256, 4))) for dtype in dict.fromkeys((machine.dtype(), torch.float32))]
 
 
 def compared(dtype: torch.dtype, batch: int, turns: int) -> dict:
@@ -53,10 +53,7 @@ def compared(dtype: torch.dtype, batch: int, turns: int) -> dict:
     times: tuple[list[float], list[float]] = ([], [])
     for _ in range(turns):
         for side in (0, 1):
-            with contextlib.ExitStack() as ours:
-                if side:
-                    ours.enter_context(heap.kept())
-                    ours.enter_context(accelerate(networks[side], dtype))
+            with accelerate(networks[side], dtype) if side else contextlib.nullcontext():
                 times[side].extend([step(side) for _ in range(STEPS + 1)][1:])
     theirs, ours = map(statistics.median, times)
     in_words = str(dtype).removeprefix("torch.")
