@@ -48,6 +48,12 @@ def test_a_network_has_the_dot_of_its_colour():
     assert all(look.NETWORKS[method, ""].color in dot for method, dot in zip(FRAME["method"], dots, strict=True))
 
 
+def test_only_names_of_networks_have_a_dot():
+    words = ["SNIP at 90 %", "magnitude at the start", "SNIP against GraSP", "dense layers"]
+    page = soup(tables.table(pd.DataFrame({"name": words, "value": range(4)}), caption="Dots"))
+    assert [bool(line.select_one(".dot")) for line in page.select("tbody tr")] == [True, True, False, False]
+
+
 def test_the_best_as_shown_is_marked_unless_many_share_it():
     page = soup(tables.table(FRAME, caption="What it costs", highlight={"top1_pct": "max"}))
     assert [bool(line.b) for line in page.select("tbody tr")] == [True, False, True]  # 94.161 and 94.158 look the same

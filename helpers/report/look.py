@@ -72,7 +72,7 @@ _MARKED = (  # (label, words behind the method's name, marker); without a marker
     *(("no_reconstruction", "without least squares", "1"), ("symmetric", "from the dense network's inputs", "+")),
     *(("unrounded", "with free widths", "x"), ("widths=uniform", "with even widths", "|"), ("format=float32", "in float32", "+")),
     *(("widths=he", "with He's widths", "2"), ("normalization=imagenet", "on images normalised as ImageNet's", "|")),
-    *(("normalization=none", "on images as they are", "+"), ("normalization=half", "on images scaled to ±1", "x")),
+    *(("normalization=none", "on images as they are", "+"), ("normalization=half", "on images centred on a half", "x")),
 )
 NETWORKS: dict[tuple[str, str], Network] = {(method, ""): network for method, network in _METHODS.items()} | {
     (method, label): replace(network, name=f"{network.name} {words}", marker=marker or network.marker)

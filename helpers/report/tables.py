@@ -40,6 +40,7 @@ BEST = '<span class="mark" aria-hidden="true">▸</span><b>{}</b><span class="un
 GAP = '<span role="img" aria-label="no value">–</span>'
 DOT = '<span class="dot" style="display: inline-block; width: .62em; height: .62em; border-radius: 50%; background: {}"></span> '
 NUMBER = re.compile(r"[-+−±~≤≥<>]?\s?\d")
+SPARSITY = re.compile(r" at [\d.]+ %$")  # behind a network's name
 LONG = 34  # characters, from where a cell holds a sentence rather than a name
 GROUP = " · "  # between the parts of a group's head
 _Styler = Styler.from_custom_template(str(Path(__file__).parent / "template"), html_table="table.html.tpl")
@@ -112,10 +113,10 @@ def table(
         styler.format(write, subset=[column], na_rep=GAP)
         if best := _best(values, write, highlight.get(column, highlight.get(_last(column)))):
             styler.format(lambda value, write=write: BEST.format(write(value)), subset=(best, [column]))
-        if not all(isinstance(v, numbers.Real) or NUMBER.match(str(v)) for v in values.dropna()):
-            styles[column] = [{"selector": "", "props": f"text-align: left; {_wrapped(values)}"}]
-        elif key in (column, _last(column)):
-            styles[column] = [{"selector": "", "props": "position: sticky; right: 0; background: var(--paper, inherit);"}]
+        words = not all(isinstance(v, numbers.Real) or NUMBER.match(str(v)) for v in values.dropna())
+        props = [f"text-align: left; white-space: normal; {_wrapped(values)}"] if words else []
+        props += ["position: sticky; right: 0; background: var(--paper, inherit);"] if key in (column, _last(column)) else []
+        styles[column] = [{"selector": "", "props": text} for text in props]
     heads = _wrapped(shown.index.get_level_values(-1)) or "text-align: left;"
     return styler.set_table_styles([{"selector": "tbody th", "props": heads}]).set_table_styles(styles, overwrite=False)
 
@@ -219,15 +220,13 @@ def _writer(column: object, values: Iterable, digits: Mapping) -> Callable[[obje
 def _label(value: object) -> str:
     """Text, escaped; a network's name behind a dot of its colour."""
     parts = [look.dataset(part) for part in str(value).split(GROUP)]
-    # "SNIP at 90 %" has SNIP's dot, the longest name counts
-    names = [max((name for name in _COLORS if f"{part} ".startswith(f"{name} ")), key=len, default="") for part in parts]
-    dots = [_COLORS.get(name) for name in names]
+    dots = [_COLORS.get(part, _COLORS.get(SPARSITY.sub("", part))) for part in parts]
     return GROUP.join((DOT.format(dot) if dot else "") + html.escape(part) for part, dot in zip(parts, dots, strict=True))
 
 
 def _wrapped(texts: Iterable) -> str:
     """The style of cells that hold sentences; names and numbers stay on one line."""
-    return "white-space: normal; min-width: min(14rem, 40vw);" if max(len(str(text)) for text in texts) > LONG else ""
+    return "white-space: normal; min-width: min(14rem, 36vw);" if max(len(str(text)) for text in texts) > LONG else ""
 
 
 def _best(values: pd.Series, write: Callable[[object], str], direction: object) -> list:
