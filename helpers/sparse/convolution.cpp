@@ -13,15 +13,13 @@
 // Lists: the pairs of channel block b and filter f are those from starts[b * filters + f] to the next start; offsets count
 // vectors (images) or floats (positions, single) from the beginning of the packed block.
 //
-// The interface is plain C, so that the file compiles in seconds; sizes and dtypes are checked by the Python side.
-
-#include <ATen/Parallel.h>
+// The interface is plain C and OpenMP is all it needs, so that the file compiles in seconds; sizes and dtypes are checked by the
+// Python side, which also says on how many threads to run.
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <new>
 
 #if defined(__linux__)
@@ -132,9 +130,17 @@ void accumulate(const float* __restrict x, const Layer& layer, int64_t filter, i
   }
 }
 
+// Shares the tasks out evenly, at least `grain` a thread. The team is always the whole one, whose threads OpenMP then keeps.
+template <typename Body>
+void parallel(int64_t tasks, int64_t grain, int64_t threads, const Body& body) {
+  const int64_t parts = std::min(threads, (tasks + grain - 1) / grain);
+#pragma omp parallel for schedule(static) num_threads(threads) if (parts > 1)
+  for (int64_t part = 0; part < parts; ++part) body(tasks * part / parts, tasks * (part + 1) / parts);
+}
+
 // How many filters a task takes: at most 128, and fewer where there are too few tiles to keep the threads busy.
-int64_t filters_per_task(int64_t filters, int64_t tiles, int64_t even) {
-  const int64_t threads = at::get_num_threads(), wanted = threads == 1 ? 1 : 4 * threads;
+int64_t filters_per_task(int64_t filters, int64_t tiles, int64_t even, int64_t threads) {
+  const int64_t wanted = threads == 1 ? 1 : 4 * threads;
   const int64_t chunks = std::max((filters + 127) / 128, (wanted + tiles - 1) / tiles);
   const int64_t size = std::max<int64_t>(8, (filters + chunks - 1) / chunks);
   return (size + even - 1) / even * even;
@@ -188,9 +194,15 @@ void prefetch_images(const float* image, const Layer& g, int64_t block, int64_t 
   }
 }
 
-template <typename vector>
-inline vector larger(vector a, vector b) {
-  return a < b ? b : a;
+// NaN where either is: of vectors or of numbers.
+template <typename type>
+inline type larger(type a, type b) {
+  return ((a < b) | (b != b)) ? b : a;
+}
+
+template <typename type>
+inline type rectified(type x) {
+  return x < type{} ? type{} : x;
 }
 
 // The finished sums of one filter's tile, to the output: ReLU, then the maximum of each 2x2 if the layer pools.
@@ -198,33 +210,32 @@ template <int V, int C>
 void store_images(const Layer& g, const float* sums, float* plane, int64_t y0, int64_t x0, int64_t rows, int64_t columns) {
   using vector = typename Vector<V>::type;
   const vector* sum = reinterpret_cast<const vector*>(sums);
-  const vector zero{};
   const int64_t width = g.pool ? g.out_width / 2 : g.out_width;
   if (g.pool) {
     for (int64_t r = 0; r + 1 < rows; r += 2)
       for (int64_t q = 0; q + 1 < columns; q += 2) {
         const vector* s = sum + r * C + q;
-        const vector most = larger<vector>(larger<vector>(s[0], s[1]), larger<vector>(s[C], s[C + 1]));
+        const vector most = larger(larger(s[0], s[1]), larger(s[C], s[C + 1]));
         float* to = plane + ((y0 + r) / 2 * width + (x0 + q) / 2) * V;
-        *reinterpret_cast<vector*>(to) = g.relu ? larger<vector>(most, zero) : most;
+        *reinterpret_cast<vector*>(to) = g.relu ? rectified(most) : most;
       }
   } else {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t q = 0; q < columns; ++q) {
         const vector v = sum[r * C + q];
-        *reinterpret_cast<vector*>(plane + ((y0 + r) * width + x0 + q) * V) = g.relu ? larger<vector>(v, zero) : v;
+        *reinterpret_cast<vector*>(plane + ((y0 + r) * width + x0 + q) * V) = g.relu ? rectified(v) : v;
       }
   }
 }
 
 template <int V, int R, int C, int E>
-void conv_images_tiled(const Layer& g, const float* x, float* out, int64_t images) {
+void conv_images_tiled(const Layer& g, const float* x, float* out, int64_t images, int64_t threads) {
   const int64_t rows = R + E, columns = C + E, area = rows * columns * g.stride * g.stride;
   const int64_t tiles_y = (g.out_height + R - 1) / R, tiles_x = (g.out_width + C - 1) / C;
   const int64_t tiles = images * tiles_y * tiles_x;
-  const int64_t chunk = filters_per_task(g.filters, tiles, 1), chunks = (g.filters + chunk - 1) / chunk;
+  const int64_t chunk = filters_per_task(g.filters, tiles, 1, threads), chunks = (g.filters + chunk - 1) / chunk;
   const int64_t plane = g.pool ? (g.out_height / 2) * (g.out_width / 2) : g.out_height * g.out_width;
-  at::parallel_for(0, tiles * chunks, 1, [&](int64_t begin, int64_t end) {
+  parallel(tiles * chunks, 1, threads, [&](int64_t begin, int64_t end) {
     float* packed = scratch(0, g.block * area * V);
     float* sums = scratch(1, chunk * R * C * V);
     for (int64_t task = begin; task < end; ++task) {
@@ -250,11 +261,11 @@ void conv_images_tiled(const Layer& g, const float* x, float* out, int64_t image
 
 // A matrix product, G blocks of V images at a time. With `pool` each four neighbouring outputs (a 2x2 map) become one.
 template <int V, int G>
-void product_images_grouped(const Layer& g, const float* x, float* out, int64_t images) {
+void product_images_grouped(const Layer& g, const float* x, float* out, int64_t images, int64_t threads) {
   using vector = typename Vector<V>::type;
   const int64_t groups = (images + G - 1) / G, step = g.pool ? 4 : 1, outputs = g.filters / step;
-  const int64_t chunk = filters_per_task(g.filters, groups, 4), chunks = (g.filters + chunk - 1) / chunk;
-  at::parallel_for(0, groups * chunks, 1, [&](int64_t begin, int64_t end) {
+  const int64_t chunk = filters_per_task(g.filters, groups, 4, threads), chunks = (g.filters + chunk - 1) / chunk;
+  parallel(groups * chunks, 1, threads, [&](int64_t begin, int64_t end) {
     float* packed = scratch(0, g.block * G * V);
     float* sums = scratch(1, chunk * G * V);
     for (int64_t task = begin; task < end; ++task) {
@@ -269,23 +280,22 @@ void product_images_grouped(const Layer& g, const float* x, float* out, int64_t 
         for (int64_t f = f0; f < f1; ++f) accumulate<V, 1, G, 0, G * V>(packed, g, f, b, sums + (f - f0) * G * V);
       }
       const vector* sum = reinterpret_cast<const vector*>(sums);
-      const vector zero{};
       for (int64_t i = 0; i < present; ++i)
         for (int64_t f = f0; f < f1; f += step) {
           vector most = sum[(f - f0) * G + i];
-          for (int64_t s = 1; s < step; ++s) most = larger<vector>(most, sum[(f - f0 + s) * G + i]);
-          *reinterpret_cast<vector*>(out + ((i0 + i) * outputs + f / step) * V) = g.relu ? larger<vector>(most, zero) : most;
+          for (int64_t s = 1; s < step; ++s) most = larger(most, sum[(f - f0 + s) * G + i]);
+          *reinterpret_cast<vector*>(out + ((i0 + i) * outputs + f / step) * V) = g.relu ? rectified(most) : most;
         }
     }
   });
 }
 
 template <int V>
-void product_images_of(const Layer& g, const float* x, float* out, int64_t images) {
-  if (images >= 8) return product_images_grouped<V, 8>(g, x, out, images);
-  if (images >= 4) return product_images_grouped<V, 4>(g, x, out, images);
-  if (images >= 2) return product_images_grouped<V, 2>(g, x, out, images);
-  product_images_grouped<V, 1>(g, x, out, images);
+void product_images_of(const Layer& g, const float* x, float* out, int64_t images, int64_t threads) {
+  if (images >= 8) return product_images_grouped<V, 8>(g, x, out, images, threads);
+  if (images >= 4) return product_images_grouped<V, 4>(g, x, out, images, threads);
+  if (images >= 2) return product_images_grouped<V, 2>(g, x, out, images, threads);
+  product_images_grouped<V, 1>(g, x, out, images, threads);
 }
 
 // --------------------------------------------------------------------------------------------- positions in the vector
@@ -338,18 +348,19 @@ Accumulate positions_kernel(int64_t positions, int64_t* computed) {
 
 void store_positions(const Layer& g, const float* sum, float* plane, int64_t y0, int64_t x0) {
   const int64_t rows = std::min(g.rows, g.out_height - y0), columns = std::min(g.columns, g.out_width - x0);
-  const float least = g.relu ? 0 : -std::numeric_limits<float>::infinity();
   if (g.pool) {
     for (int64_t r = 0; r + 1 < rows; r += 2)
       for (int64_t q = 0; q + 1 < columns; q += 2) {
         const float* s = sum + r * g.columns + q;
         const float most = larger(larger(s[0], s[1]), larger(s[g.columns], s[g.columns + 1]));
-        plane[(y0 + r) / 2 * (g.out_width / 2) + (x0 + q) / 2] = larger(most, least);
+        plane[(y0 + r) / 2 * (g.out_width / 2) + (x0 + q) / 2] = g.relu ? rectified(most) : most;
       }
   } else {
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t q = 0; q < columns; ++q)
-        plane[(y0 + r) * g.out_width + x0 + q] = larger(sum[r * g.columns + q], least);
+      for (int64_t q = 0; q < columns; ++q) {
+        const float v = sum[r * g.columns + q];
+        plane[(y0 + r) * g.out_width + x0 + q] = g.relu ? rectified(v) : v;
+      }
   }
 }
 
@@ -359,13 +370,13 @@ constexpr int64_t kPiece = 256;  // floats of an image that one task transposes
 
 extern "C" {
 
-int64_t widest() { return kWidest; }
-int64_t most_accumulators() { return kMostAccumulators; }
+int widest() { return kWidest; }
+int most_accumulators() { return kMostAccumulators; }
 
 // [N][size] -> [N / lanes][size][lanes], the last block filled up with zeros
-int to_images(const float* x, float* out, int64_t n, int64_t size, int64_t lanes) {
+int to_images(const float* x, float* out, int64_t n, int64_t size, int64_t lanes, int64_t threads) {
   const int64_t pieces = (size + kPiece - 1) / kPiece;
-  at::parallel_for(0, (n + lanes - 1) / lanes * pieces, 4, [&](int64_t begin, int64_t end) {
+  parallel((n + lanes - 1) / lanes * pieces, 4, threads, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t b = task / pieces, i0 = task % pieces * kPiece, i1 = std::min(i0 + kPiece, size);
       for (int64_t lane = 0; lane < lanes; ++lane) {
@@ -379,9 +390,9 @@ int to_images(const float* x, float* out, int64_t n, int64_t size, int64_t lanes
 }
 
 // [N / lanes][size][lanes] -> [N][size]
-int from_images(const float* x, float* out, int64_t n, int64_t size, int64_t lanes) {
+int from_images(const float* x, float* out, int64_t n, int64_t size, int64_t lanes, int64_t threads) {
   const int64_t pieces = (size + kPiece - 1) / kPiece;
-  at::parallel_for(0, n * pieces, 16, [&](int64_t begin, int64_t end) {
+  parallel(n * pieces, 16, threads, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t image = task / pieces, i0 = task % pieces * kPiece, i1 = std::min(i0 + kPiece, size);
       const float* from = x + image / lanes * size * lanes + image % lanes;
@@ -392,13 +403,13 @@ int from_images(const float* x, float* out, int64_t n, int64_t size, int64_t lan
 }
 
 // [blocks of images][C][H][W][lanes] -> [blocks][filters][H'][W'][lanes]; 1 where no kernel fits the layer
-int conv_images(const Layer* layer, const float* x, float* out, int64_t images) {
+int conv_images(const Layer* layer, const float* x, float* out, int64_t images, int64_t threads) {
   const Layer& g = *layer;
   const int64_t reach = (g.kernel - 1) / g.stride;
-#define TILE(V, R, C, E)                                                  \
-  if (g.lanes == V && g.rows == R && g.columns == C && reach == E) {      \
-    conv_images_tiled<V, R, C, E>(g, x, out, images);                     \
-    return 0;                                                             \
+#define TILE(V, R, C, E)                                             \
+  if (g.lanes == V && g.rows == R && g.columns == C && reach == E) { \
+    conv_images_tiled<V, R, C, E>(g, x, out, images, threads);       \
+    return 0;                                                        \
   }
 #define TILES(V, R, C) TILE(V, R, C, 0) TILE(V, R, C, 1) TILE(V, R, C, 2) TILE(V, R, C, 4)
 #if defined(__AVX512F__)
@@ -414,14 +425,14 @@ int conv_images(const Layer* layer, const float* x, float* out, int64_t images) 
 }
 
 // [blocks of images][channels][lanes] -> [blocks][filters, or a quarter of them with `pool`][lanes]; 1 for other lanes
-int product_images(const Layer* layer, const float* x, float* out, int64_t images) {
+int product_images(const Layer* layer, const float* x, float* out, int64_t images, int64_t threads) {
   if (layer->lanes != kWidest) return 1;
-  product_images_of<kWidest>(*layer, x, out, images);
+  product_images_of<kWidest>(*layer, x, out, images, threads);
   return 0;
 }
 
 // [N][C][H][W] -> [N][filters][H'][W']; 1 where the tile does not fit the registers
-int conv_positions(const Layer* layer, const float* x, float* out, int64_t images) {
+int conv_positions(const Layer* layer, const float* x, float* out, int64_t images, int64_t threads) {
   const Layer& g = *layer;
   int64_t computed = 0;
   const Accumulate kernel = positions_kernel(g.rows * g.columns, &computed);
@@ -429,9 +440,9 @@ int conv_positions(const Layer* layer, const float* x, float* out, int64_t image
   const int64_t packed_rows = g.rows + (g.kernel - 1) / g.stride, area = g.kernel * g.stride * packed_rows * g.columns;
   const int64_t tiles_y = (g.out_height + g.rows - 1) / g.rows, tiles_x = (g.out_width + g.columns - 1) / g.columns;
   const int64_t tiles = images * tiles_y * tiles_x;
-  const int64_t chunk = filters_per_task(g.filters, tiles, 1), chunks = (g.filters + chunk - 1) / chunk;
+  const int64_t chunk = filters_per_task(g.filters, tiles, 1, threads), chunks = (g.filters + chunk - 1) / chunk;
   const int64_t plane = g.pool ? (g.out_height / 2) * (g.out_width / 2) : g.out_height * g.out_width;
-  at::parallel_for(0, tiles * chunks, 1, [&](int64_t begin, int64_t end) {
+  parallel(tiles * chunks, 1, threads, [&](int64_t begin, int64_t end) {
     float* packed = scratch(0, g.block * area + computed);  // the last vector may reach past the tile
     float* sums = scratch(1, chunk * computed);
     for (int64_t task = begin; task < end; ++task) {
@@ -451,9 +462,9 @@ int conv_positions(const Layer* layer, const float* x, float* out, int64_t image
 }
 
 // A matrix product for few images, [N][channels] -> [N][filters]: every output gathers its own inputs.
-int product_single(const Layer* layer, const float* x, float* out, int64_t images) {
+int product_single(const Layer* layer, const float* x, float* out, int64_t images, int64_t threads) {
   const Layer& g = *layer;
-  at::parallel_for(0, images * g.filters, 64, [&](int64_t begin, int64_t end) {
+  parallel(images * g.filters, 64, threads, [&](int64_t begin, int64_t end) {
     for (int64_t task = begin; task < end; ++task) {
       const int64_t f = task % g.filters;
       float sum[4] = {g.bias[f], 0, 0, 0};
@@ -466,7 +477,7 @@ int product_single(const Layer* layer, const float* x, float* out, int64_t image
         for (; i < last; ++i) sum[0] += g.values[i] * input[g.offsets[i]];
       }
       const float total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-      out[task] = g.relu ? larger(total, 0.0f) : total;
+      out[task] = g.relu ? rectified(total) : total;
     }
   });
   return 0;

@@ -3,142 +3,122 @@
 import ctypes
 import functools
 import hashlib
+import math
 import os
 import platform
+import shlex
 import shutil
 import subprocess
-import sys
-import tempfile
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from helpers import files
+from helpers import files, machine, settings
 
 SOURCE = Path(__file__).parent / "convolution.cpp"
-FLAGS = (("-O3", "-march=native", "-fopenmp", "-fno-math-errno"), ("-O3", "-fopenmp"))
-NARROW = {"AVX2": ("-mno-avx512f",)}  # no wider vectors than torch takes, also when told to by ATEN_CPU_CAPABILITY
-NAME = "sparse_convolution"
+BASE = ("-std=c++17", "-fopenmp", "-fPIC", "-shared")
+FLAGS = (("-O3", "-march=native", "-fno-math-errno"), ("-O3",))  # the second where the compiler refuses the first
 FUNCTIONS = ("conv_images", "product_images", "conv_positions", "product_single")
-
-
-class Unavailable(RuntimeError):
-    """The kernels cannot be built here; the message says why in one line."""
 
 
 class Layer(ctypes.Structure):
     """What a kernel knows of a layer; keep in step with `Layer` in convolution.cpp."""
 
-    POINTERS = ("values", "offsets", "starts", "bias")
-    NUMBERS = (
-        *("filters", "blocks", "block", "channels", "height", "width", "kernel", "stride", "padding"),
-        *("out_height", "out_width", "rows", "columns", "lanes", "relu", "pool"),
-    )
-    _fields_ = [*((name, ctypes.c_void_p) for name in POINTERS), *((name, ctypes.c_int64) for name in NUMBERS)]
+    POINTERS = "values offsets starts bias"
+    NUMBERS = "filters blocks block channels height width kernel stride padding out_height out_width rows columns lanes relu pool"
+    _fields_ = [(name, ctypes.c_void_p) for name in POINTERS.split()] + [(name, ctypes.c_int64) for name in NUMBERS.split()]
 
 
 def cache_dir() -> Path:
     """$SPARSE_CACHE, else `build/` of the project where it can be written, else the user's cache."""
     if "SPARSE_CACHE" in os.environ:
         return Path(os.environ["SPARSE_CACHE"])
-    project = Path(__file__).resolve().parents[2]
-    if os.access(project, os.W_OK):
-        return project / "build" / "sparse"
+    if os.access(settings.ROOT, os.W_OK):
+        return settings.ROOT / "build" / "sparse"
     return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pruning-report"
 
 
 def processor() -> str:
-    """What the binary and the timings of this machine depend on, as one line."""
-    cpuinfo = Path("/proc/cpuinfo")
-    first = cpuinfo.read_text().split("\n\n")[0].splitlines() if cpuinfo.exists() else []
-    kept = [line.split(":", 1)[1].strip() for line in first if line.startswith(("flags", "Features", "model name"))]
-    return " ".join([platform.machine(), platform.processor(), torch.backends.cpu.get_cpu_capability(), *kept])
+    """What a binary, and a time taken on this machine, depend on: the processor and what torch may use of it."""
+    limit = torch.backends.cpu.get_cpu_capability()
+    return " ".join([platform.machine(), machine.processor(), limit, *sorted(machine.processor_flags())])
 
 
-def _compiler() -> str:
-    return os.environ.get("CXX", "c++")
+def _flags() -> list[tuple[str, ...]]:
+    """Compiler flags to try: no wider vectors than torch takes, also where ATEN_CPU_CAPABILITY tells it to take less."""
+    native, plain = FLAGS
+    limit = torch.backends.cpu.get_cpu_capability() if platform.machine() in ("x86_64", "AMD64") else ""
+    return [plain] if limit == "DEFAULT" else [(*native, "-mno-avx512f") if limit == "AVX2" else native, plain]
 
 
-def _fingerprint(flags: tuple[str, ...]) -> str:
-    """Source, flags, compiler, torch and processor."""
-    version = subprocess.run([_compiler(), "--version"], capture_output=True, text=True, check=True).stdout
-    parts = [SOURCE.read_text(), *flags, version, torch.__version__, processor()]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def _build(compiler: list[str], flags: tuple[str, ...]) -> Path:
+    """The library of these flags; compiled where it is missing or damaged, as the SHA-256 in the file beside it tells."""
+    version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
+    built_from = "\0".join([SOURCE.read_text(), *BASE, *flags, *compiler, version, processor()])
+    library = cache_dir() / f"convolution-{hashlib.sha256(built_from.encode()).hexdigest()[:16]}.so"
+    beside = library.with_suffix(".sha256")
+    with files.lock(library.with_name("build.lock")):
+        if not library.is_file() or not beside.is_file() or beside.read_bytes() != _digest(library):
+            with files.atomic(library) as temporary:
+                command = [*compiler, *BASE, *flags, str(SOURCE), "-o", str(temporary)]
+                subprocess.run(command, capture_output=True, text=True, check=True)
+            with files.atomic(beside) as temporary:
+                temporary.write_bytes(_digest(library))
+    return library
 
 
-def _build(library: Path, flags: tuple[str, ...]) -> None:
-    """Compile in a directory of this process alone; the finished library takes its name in one step."""
-    from torch.utils import cpp_extension  # slow to import, and needed once a machine
-
-    with tempfile.TemporaryDirectory(dir=library.parent, prefix="building-") as directory:
-        arguments = {"extra_cflags": list(flags), "extra_ldflags": ["-fopenmp"], "build_directory": directory}
-        cpp_extension.load(NAME, [str(SOURCE)], **arguments, is_python_module=False)
-        (built,) = Path(directory).glob("*.so")  # torch numbers the names of all but a process's first build
-        os.replace(built, library)
-
-
-def _opened(library: Path) -> ctypes.CDLL:
-    opened = ctypes.CDLL(str(library))
-    for name in ("widest", "most_accumulators"):
-        getattr(opened, name).restype = ctypes.c_int64
-    for name in FUNCTIONS:
-        getattr(opened, name).argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64]
-    for name in ("to_images", "from_images"):
-        getattr(opened, name).argtypes = [ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_int64] * 3]
-    return opened
+def _digest(library: Path) -> bytes:
+    return hashlib.sha256(library.read_bytes()).hexdigest().encode()
 
 
 @functools.cache
-def _found() -> ctypes.CDLL | str:
+def _loaded() -> ctypes.CDLL | str:
     """The compiled functions, or in one line why there are none; tried once a process, since a failing build takes long."""
-    beside = str(Path(sys.executable).parent)  # where pip puts ninja, also when the environment was never activated
-    if beside not in os.environ.get("PATH", "").split(os.pathsep):
-        os.environ["PATH"] = os.pathsep.join([os.environ.get("PATH", os.defpath), beside])
-    for tool in (_compiler(), "ninja"):
-        if shutil.which(tool) is None:
-            return f"sparse kernels need {tool}, which is not installed: networks run dense"
-    reason = ""
-    narrow = NARROW.get(torch.backends.cpu.get_cpu_capability(), ())
-    for flags in [(*FLAGS[0], *narrow), *FLAGS[1:]]:
+    compiler = shlex.split(os.environ.get("CXX") or "c++")
+    if shutil.which(compiler[0]) is None:
+        return f"sparse kernels need the compiler {compiler[0]}, which is not installed: networks run dense"
+    reasons: list[str] = []
+    for flags in _flags():
         try:
-            directory = cache_dir()
-            library = directory / f"{NAME}-{_fingerprint(flags)}.so"
-            directory.mkdir(parents=True, exist_ok=True)
-            with files.lock(directory / "build.lock"):
-                if not library.exists():
-                    _build(library, flags)
-            return _opened(library)
-        except (RuntimeError, OSError, AttributeError, subprocess.SubprocessError) as error:
-            reason = reason or next((line for line in str(error).splitlines() if "error" in line), str(error).split("\n")[0])
-    return f"sparse kernels could not be built ({reason[:200]}): networks run dense"
-
-
-def load() -> ctypes.CDLL:
-    """The compiled functions; Unavailable when there is no compiler, no ninja or the build fails."""
-    found = _found()
-    if isinstance(found, str):
-        raise Unavailable(found)
-    return found
+            opened = ctypes.CDLL(str(_build(compiler, flags)))
+        except (OSError, subprocess.SubprocessError) as error:
+            lines = [line for line in (getattr(error, "stderr", None) or "").splitlines() if "error" in line]
+            reasons.append((lines or str(error).splitlines())[0])
+            continue
+        for name in FUNCTIONS:
+            getattr(opened, name).argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2]
+        for name in ("to_images", "from_images"):
+            getattr(opened, name).argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 4]
+        return opened
+    return f"sparse kernels could not be built ({reasons[0][:200]}): networks run dense"
 
 
 def available() -> str | None:
     """None when networks run sparsely, else one line that says why not. Builds the kernels at the first call."""
-    found = _found()
-    return found if isinstance(found, str) else None
+    loaded = _loaded()
+    return loaded if isinstance(loaded, str) else None
 
 
-def to_images(x: Tensor, lanes: int) -> Tensor:
+def load() -> ctypes.CDLL:
+    """The compiled functions; RuntimeError with the reason where there are none."""
+    loaded = _loaded()
+    if isinstance(loaded, str):
+        raise RuntimeError(loaded)
+    return loaded
+
+
+def to_images(x: Tensor) -> Tensor:
     """(N, C, H, W) or (N, C) → (⌈N / lanes⌉, C, H, W, lanes), the last block filled up with zeros."""
-    x = (x[:, :, None, None] if x.dim() == 2 else x).contiguous()
+    x, lanes = (x[:, :, None, None] if x.dim() == 2 else x).contiguous(), load().widest()
     out = x.new_empty(-(-len(x) // lanes), *x.shape[1:], lanes)
-    load().to_images(x.data_ptr(), out.data_ptr(), len(x), x[0].numel(), lanes)
+    load().to_images(x.data_ptr(), out.data_ptr(), len(x), math.prod(x.shape[1:]), lanes, torch.get_num_threads())
     return out
 
 
-def from_images(x: Tensor, count: int | None = None) -> Tensor:
-    """(blocks, C, H, W, lanes) → (count, C, H, W); all lanes where no count is given."""
-    count = len(x) * x.shape[-1] if count is None else count
-    out = x.new_empty(count, *x.shape[1:-1])
-    load().from_images(x.data_ptr(), out.data_ptr(), count, x[0].numel() // x.shape[-1], x.shape[-1])
+def from_images(x: Tensor) -> Tensor:
+    """(blocks, C, H, W, lanes) → (blocks × lanes, C, H, W)."""
+    blocks, *size, lanes = x.shape
+    out = x.new_empty(blocks * lanes, *size)
+    load().from_images(x.data_ptr(), out.data_ptr(), len(out), math.prod(size), lanes, torch.get_num_threads())
     return out

@@ -1,7 +1,10 @@
-"""One layer of a folded network, with what is fused into it, as a step: sparse in either layout, or dense.
+"""One layer of a folded network, with what is fused into it, as a step: on its non-zeros in either layout, or dense.
 
 *images*: a vector register holds one position of several images; for batches. *positions*: a register holds neighbouring
 positions of one image; for a few images.
+
+The kernels run on lists of (offset, value) pairs. Input channels come in blocks whose packed tile stays in the L1 cache; a
+list holds the non-zeros of one block and one filter. Lists are ordered block by block and, within a block, filter by filter.
 """
 
 import ctypes
@@ -12,15 +15,16 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from helpers import models
-from helpers.sparse import kernels, lists
+from helpers.sparse import kernels
 
 IMAGES, POSITIONS = "images", "positions"
-FEWEST_IMAGES = 8  # a smaller batch runs in the positions layout
 L1_BYTES = 32 * 1024  # of the packed tile: a whole L1 cache, since longer lists save more than the few misses cost
+MOST_OFFSET = 2**16  # offsets are unsigned 16-bit numbers
+REACHES = (0, 1, 2, 4)  # (kernel - 1) // stride: what `conv_images` has tiles for
 Step = Callable[[Tensor], Tensor]
+Offset = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]  # of (channel in its block, kernel row, kernel column)
 
 
 @dataclass(frozen=True)
@@ -41,123 +45,120 @@ class Operation:
 
     @property
     def density(self) -> float:
-        return float((self.weight != 0).float().mean())
+        return int(self.weight.count_nonzero()) / self.weight.numel()
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Of the convolution, before the pool."""
         kernel = self.weight.shape[-1]
         return (height + 2 * self.padding - kernel) // self.stride + 1, (width + 2 * self.padding - kernel) // self.stride + 1
 
-
-def lanes_of() -> int:
-    """Images a vector."""
-    return kernels.load().widest()
-
-
-def layout_of(batch: int) -> str:
-    return IMAGES if batch >= FEWEST_IMAGES else POSITIONS
+    def geometry(self, channels: int, height: int, width: int) -> tuple[dict[str, int], tuple[int, int]]:
+        """(the numbers of `kernels.Layer`, the map after the pool) of a convolution."""
+        out = self.out_size(height, width)
+        numbers = {"channels": channels, "height": height, "width": width, "out_height": out[0], "out_width": out[1]}
+        numbers |= {"kernel": self.weight.shape[-1], "stride": self.stride, "padding": self.padding}
+        return {**numbers, "relu": self.relu, "pool": self.pool}, (out[0] // 2, out[1] // 2) if self.pool else out
 
 
-def _operation(name: str, layer: nn.Conv2d | nn.Linear, relu: bool = False, pool: bool = False) -> Operation:
-    weight = layer.weight.detach().float().contiguous()
-    bias = weight.new_zeros(len(weight)) if layer.bias is None else layer.bias.detach().float().contiguous()
-    if isinstance(layer, nn.Linear):
-        return Operation(name, weight, bias, relu=relu)
-    square = [getattr(layer, key)[0] == getattr(layer, key)[1] for key in ("kernel_size", "stride", "padding")]
-    if not all(square) or layer.groups != 1 or layer.dilation != (1, 1) or layer.padding_mode != "zeros":
-        raise ValueError(f"{name}: only square convolutions of one group, without dilation, run sparsely")
-    return Operation(name, weight, bias, layer.stride[0], layer.padding[0], relu, pool)
+def lists(weight: Tensor, block: int, offset: Offset) -> dict[str, Tensor]:
+    """The lists of a (filters, channels, kernel, kernel) weight with `block` channels a block.
+
+    values float32 (k,), offsets uint16 held as int16 (k,), starts int32 (blocks × filters + 1,).
+    """
+    filters, channels, kernel, _ = weight.shape
+    flat = weight.contiguous().flatten().numpy()
+    kept = np.flatnonzero(flat)
+    f, c, ky, kx = np.unravel_index(kept, (filters, channels, kernel, kernel))
+    places, offsets = c // block * filters + f, offset(c % block, ky, kx)
+    order = np.argsort(places, kind="stable")
+    if len(offsets) and offsets.max() >= MOST_OFFSET:
+        raise ValueError(f"a block of {block} channels needs offsets beyond {MOST_OFFSET}")
+    starts = np.cumsum(np.bincount(places + 1, minlength=-(-channels // block) * filters + 1))
+    parts = flat[kept][order], offsets[order].astype(np.uint16).view(np.int16), starts.astype(np.int32)
+    return dict(zip(("values", "offsets", "starts"), map(torch.from_numpy, parts), strict=True))
 
 
-def operations(network: models.VGG) -> list[Operation | nn.Module]:
-    """The folded network as fused operations; a module that fuses with nothing stands by itself."""
-    folded = models.fold_batch_norm(network)
-    steps: list[Operation | nn.Module] = []
-    for name, module in [*folded.features.named_children(), (None, nn.Flatten()), *folded.classifier.named_children()]:
-        prefix = "features" if not any(isinstance(step, nn.Flatten) for step in steps) else "classifier"
-        last = steps[-1] if steps and isinstance(steps[-1], Operation) else None
-        if isinstance(module, nn.Conv2d | nn.Linear):
-            steps.append(_operation(f"{prefix}.{name}", module))
-        elif isinstance(module, nn.Identity | nn.Dropout):
-            continue
-        elif isinstance(module, nn.ReLU) and last and not last.pool:
-            steps[-1] = Operation(**{**vars(last), "relu": True})
-        elif isinstance(module, nn.MaxPool2d) and last and not last.pool and not last.linear:
-            steps[-1] = Operation(**{**vars(last), "pool": True})
-        else:
-            steps.append(module)
-    return steps
+def unfolded(weight: Tensor, height: int, width: int, stride: int, padding: int) -> Tensor:
+    """A convolution on a small map as the matrix it is: (filters × out positions, channels × in positions).
+
+    Taps that fall on the zero padding have no entry, so a 3×3 convolution of a 2×2 map costs 16 multiply-adds a weight pair
+    of channels instead of 36.
+    """
+    filters, channels, kernel, _ = weight.shape
+    out_height, out_width = (height + 2 * padding - kernel) // stride + 1, (width + 2 * padding - kernel) // stride + 1
+    matrix = weight.new_zeros(filters, out_height, out_width, channels, height, width)
+    for oy, ox, ky, kx in np.ndindex(out_height, out_width, kernel, kernel):
+        y, x = oy * stride + ky - padding, ox * stride + kx - padding
+        if 0 <= y < height and 0 <= x < width:
+            matrix[:, oy, ox, :, y, x] = weight[:, :, ky, kx]
+    return matrix.view(filters * out_height * out_width, channels * height * width)
 
 
-def _blocks(channels: int, bytes_per_channel: int, most: int) -> int:
+def _block(channels: int, bytes_per_channel: int, most: int) -> int:
     """Channels a block: as many as the cache holds, evenly shared."""
     count = -(-channels // max(1, min(most, L1_BYTES // bytes_per_channel)))
     return -(-channels // count)
 
 
-def _step(function: str, pairs: lists.Lists, bias: Tensor, shape: Sequence[int], **numbers: int) -> Step:
+def _step(function: str, weight: Tensor, bias: Tensor, block: int, offset: Offset, shape: Sequence[int], **numbers: int) -> Step:
     """A call of one compiled function; `shape` is the output's, without its first dimension."""
-    tensors = {"values": pairs.values, "offsets": pairs.offsets, "starts": pairs.starts, "bias": bias.contiguous()}
+    tensors = lists(weight, block, offset) | {"bias": bias.contiguous()}
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
-    blocks = (len(pairs.starts) - 1) // len(bias)
-    layer = kernels.Layer(**pointers, filters=len(bias), blocks=blocks, block=pairs.block, **numbers)
-    call, address, name = getattr(kernels.load(), function), ctypes.addressof(layer), function
+    blocks = (len(tensors["starts"]) - 1) // len(bias)
+    layer = kernels.Layer(**pointers, filters=len(bias), blocks=blocks, block=block, **numbers)
+    call, address = getattr(kernels.load(), function), ctypes.addressof(layer)
 
     def step(x: Tensor, _alive: tuple = (layer, tensors)) -> Tensor:
         out = x.new_empty(len(x), *shape)
-        if call(address, x.data_ptr(), out.data_ptr(), len(x)):
-            raise RuntimeError(f"{name} has no kernel for this layer")
+        if len(x) and call(address, x.data_ptr(), out.data_ptr(), len(x), torch.get_num_threads()):
+            raise RuntimeError(f"{function} has no kernel for this layer")
         return out
 
     return step
 
 
-def _geometry(op: Operation, channels: int, height: int, width: int) -> dict[str, int]:
-    out_height, out_width = op.out_size(height, width)
-    shape = {"channels": channels, "height": height, "width": width, "out_height": out_height, "out_width": out_width}
-    return {**shape, "kernel": op.weight.shape[-1], "stride": op.stride, "padding": op.padding, "relu": op.relu, "pool": op.pool}
-
-
 def _product(op: Operation, height: int, width: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """A linear layer, or a convolution of a tiny map, as (matrix, bias, output map)."""
+    """A linear layer, or a convolution of a tiny map, as (matrix as a 1×1 convolution's weight, bias, output map)."""
     if op.linear:
-        return op.weight, op.bias, (1, 1)
+        return op.weight[:, :, None, None], op.bias, (1, 1)
     size = op.out_size(height, width)
-    return lists.unfolded(op.weight, height, width, op.stride, op.padding), op.bias.repeat_interleave(math.prod(size)), size
+    matrix = unfolded(op.weight, height, width, op.stride, op.padding)
+    return matrix[:, :, None, None], op.bias.repeat_interleave(math.prod(size)), size
 
 
 def images_step(op: Operation, channels: int, height: int, width: int) -> Step:
     """(N / lanes, channels, height, width, lanes) → the same of the output, on the non-zeros of `op`."""
-    lanes = lanes_of()
+    lanes = kernels.load().widest()
     if op.linear or (max(height, width) <= 2 and max(op.out_size(height, width)) <= 2):
         matrix, bias, size = _product(op, height, width)
-        pooled = op.pool and size == (2, 2)
-        pairs = lists.of_product(matrix, _blocks(matrix.shape[1], 8 * lanes * 4, lists.MOST_OFFSET))
+        inputs, pooled = matrix.shape[1], op.pool and size == (2, 2)
         shape = (len(op.weight), *((1, 1) if pooled else size), lanes)
-        return _step("product_images", pairs, bias, shape, channels=matrix.shape[1], lanes=lanes, relu=op.relu, pool=pooled)
-    kernel, stride = op.weight.shape[-1], op.stride
-    rows, columns = (4, 2) if kernels.load().widest() == 8 else (4, 4)
-    reach = (kernel - 1) // stride
+        numbers = {"channels": inputs, "lanes": lanes, "relu": op.relu, "pool": pooled}
+        block = _block(inputs, 8 * lanes * 4, MOST_OFFSET)
+        return _step("product_images", matrix, bias, block, lambda c, ky, kx: c, shape, **numbers)
+    stride = op.stride
+    rows, columns = (4, 2) if lanes == 8 else (4, 4)
+    reach = (op.weight.shape[-1] - 1) // stride
     area = (rows + reach) * (columns + reach)
 
     def offset(c: np.ndarray, ky: np.ndarray, kx: np.ndarray) -> np.ndarray:
         phase = (c * stride + ky % stride) * stride + kx % stride
         return phase * area + ky // stride * (columns + reach) + kx // stride
 
+    numbers, size = op.geometry(channels, height, width)
     phases = area * stride * stride
-    pairs = lists.of_convolution(op.weight, _blocks(channels, phases * lanes * 4, lists.MOST_OFFSET // phases), offset)
-    geometry = _geometry(op, channels, height, width)
-    shape = (len(op.weight), *_pooled(op, height, width), lanes)
-    return _step("conv_images", pairs, op.bias, shape, **geometry, rows=rows, columns=columns, lanes=lanes)
+    block = _block(channels, phases * lanes * 4, MOST_OFFSET // phases)
+    numbers |= {"rows": rows, "columns": columns, "lanes": lanes}
+    return _step("conv_images", op.weight, op.bias, block, offset, (len(op.weight), *size, lanes), **numbers)
 
 
 def positions_step(op: Operation, channels: int, height: int, width: int) -> Step:
     """Contiguous (N, channels, height, width) → the same of the output, on the non-zeros of `op`."""
     if op.linear or (op.out_size(height, width) == (1, 1) and not op.pool):
         matrix, bias, size = _product(op, height, width)
-        pairs = lists.of_product(matrix, lists.MOST_OFFSET)
         shape = (len(op.weight),) if op.linear else (len(op.weight), *size)
-        return _step("product_single", pairs, bias, shape, channels=matrix.shape[1], relu=op.relu)
+        numbers = {"channels": matrix.shape[1], "relu": op.relu}
+        return _step("product_single", matrix, bias, MOST_OFFSET, lambda c, ky, kx: c, shape, **numbers)
     kernel, stride = op.weight.shape[-1], op.stride
     out_height, out_width = op.out_size(height, width)
     most = kernels.load().widest() * kernels.load().most_accumulators()
@@ -170,29 +171,23 @@ def positions_step(op: Operation, channels: int, height: int, width: int) -> Ste
     def offset(c: np.ndarray, ky: np.ndarray, kx: np.ndarray) -> np.ndarray:
         return (((c * kernel + kx) * stride + ky % stride) * packed_rows + ky // stride) * columns
 
-    pairs = lists.of_convolution(op.weight, _blocks(channels, area * 4, lists.MOST_OFFSET // area), offset)
-    shape = (len(op.weight), *_pooled(op, height, width))
-    return _step("conv_positions", pairs, op.bias, shape, **_geometry(op, channels, height, width), rows=rows, columns=columns)
-
-
-def _pooled(op: Operation, height: int, width: int) -> tuple[int, int]:
-    out_height, out_width = op.out_size(height, width)
-    return (out_height // 2, out_width // 2) if op.pool else (out_height, out_width)
+    numbers, size = op.geometry(channels, height, width)
+    block = _block(channels, area * 4, MOST_OFFSET // area)
+    return _step(
+        "conv_positions", op.weight, op.bias, block, offset, (len(op.weight), *size), **numbers, rows=rows, columns=columns
+    )
 
 
 def dense_step(op: Operation) -> Step:
     """(N, channels, height, width) → the same of the output, by oneDNN."""
-    if op.linear:
-        return lambda x: _relu(F.linear(x.flatten(1), op.weight, op.bias), op.relu)
-    weight = op.weight.contiguous(memory_format=torch.channels_last)
+    weight = op.weight if op.linear else op.weight.contiguous(memory_format=torch.channels_last)
 
     def step(x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        out = _relu(F.conv2d(x, weight, op.bias, op.stride, op.padding), op.relu)
+        if op.linear:
+            out = F.linear(x.flatten(1), weight, op.bias)
+        else:
+            out = F.conv2d(x.contiguous(memory_format=torch.channels_last), weight, op.bias, op.stride, op.padding)
+        out = out.relu_() if op.relu else out
         return F.max_pool2d(out, 2) if op.pool else out
 
     return step
-
-
-def _relu(x: Tensor, wanted: bool) -> Tensor:
-    return x.relu_() if wanted else x
