@@ -3,28 +3,63 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
-from helpers import data, models, training
+from helpers import data, files, models, training
 from helpers.pruning import masks
 from helpers.pruning.masks import MaskHook, Masks
 
-WIDTHS = (5, "M", 7, "M", 9, "M")  # odd sizes: 135, 315, 567 weights, then 9·16 → 11 → 10
+WIDTHS = (5, "M", 7, "M", 9, "M")  # odd sizes: 135, 315, 567 weights, then 9·4 → 11 → 10
+pytestmark = pytest.mark.filterwarnings("ignore:nothing is left of")  # of so small a head, at the highest sparsities
 
 
 @pytest.fixture
 def network() -> models.VGG:
     torch.manual_seed(0)
-    return models.VGG(10, WIDTHS, (11,))
+    return models.VGG(10, WIDTHS, (11,), image_size=16)
+
+
+class Residual(nn.Module):
+    """No VGG: two convolutions, the second one's output added to the first one's."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.norm, self.head = nn.BatchNorm2d(8), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.first(x).relu()
+        return self.head((x + self.norm(self.second(x))).relu().mean((2, 3)))
 
 
 def weights(network) -> dict[str, torch.Tensor]:
     return {f"{name}.weight": layer.weight for name, layer in models.weight_layers(network).items()}
 
 
+def flat(tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors.values()])
+
+
 def test_a_ranking_worked_by_hand():
     scores = torch.tensor([[0.5, 2.0, 0.5], [0.0, 2.0, 1.0]])
-    assert masks.ranks(scores).tolist() == [[3, 0, 4], [5, 1, 2]]  # equal scores: the lower index first
     assert masks.keep_largest(scores, 4).tolist() == [[True, True, False], [False, True, True]]
+    two = {"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([[2.0], [1.0], [5.0]])}
+    assert {n: m.flatten().tolist() for n, m in masks.keep_globally(two, 3).items()} == {
+        "a": [True, False],
+        "b": [True, False, True],
+    }
+    kept = masks.keep_globally({"a": torch.tensor([0.1, 0.2]), "b": torch.tensor([1.0, 2.0, 3.0])}, 3, keep_at_least=1)
+    assert {name: mask.tolist() for name, mask in kept.items()} == {"a": [False, True], "b": [False, True, True]}
+    with pytest.raises(ValueError, match="cannot keep 2 weights of each of 2 layers and 3 in all"):
+        masks.keep_globally({"a": torch.zeros(2), "b": torch.zeros(3)}, 3, keep_at_least=2)
+
+
+def test_one_ranking_keeps_the_best_and_breaks_ties_by_index():
+    ranks = torch.randperm(600, generator=torch.Generator().manual_seed(2)).float()
+    scores = dict(zip("abc", ranks.split([100, 200, 300]), strict=True))
+    assert torch.equal(flat(masks.keep_globally(scores, 100)), ranks >= 500)
+    tied = {name: torch.zeros_like(part) for name, part in scores.items()}
+    assert torch.equal(flat(masks.keep_globally(tied, 150)), torch.arange(600) < 150)
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1001])
@@ -52,12 +87,62 @@ def test_masks_refuse_what_does_not_fit_the_network(network):
         Masks(network, {**whole, "features.1.weight": torch.ones(5, dtype=torch.bool)})
     with pytest.raises(KeyError, match="features.0.bias"):
         Masks(network, {**whole, "features.0.bias": torch.ones(5, dtype=torch.bool)})
-    with pytest.raises(KeyError, match=f"no mask for {first}"):
-        Masks(network, {name: mask for name, mask in whole.items() if name != first})
     with pytest.raises(TypeError, match="float32"):
         Masks(network, {**whole, first: whole[first].float()})
     with pytest.raises(ValueError, match="shape"):
         Masks(network, {**whole, first: whole[first].flatten()})
+
+
+def test_masks_of_the_convolutions_alone_leave_the_rest_whole(network):
+    convolutions = {name: torch.zeros_like(w, dtype=torch.bool) for name, w in weights(network).items() if w.ndim == 4}
+    made = Masks(network, dict(reversed(convolutions.items())))
+    assert list(made) == list(weights(network))  # in forward order, whatever the order given
+    assert {layer.name for layer in made.table() if layer.kept == 0} == set(convolutions)
+    assert made.total == sum(w.numel() for w in weights(network).values())
+    assert made.kept == sum(w.numel() for w in weights(network).values() if w.ndim == 2)
+
+
+def test_masks_of_another_network_are_not_applied(network):
+    before = copy.deepcopy(network.state_dict())
+    for widths in ((5, "M", 7, "M", 8, "M"), (5, "M", 7, "M"), (5, 7, 9, 9, "M")):
+        with pytest.raises((KeyError, ValueError), match="weight"):
+            Masks.of(models.VGG(10, widths, (11,), image_size=16)).apply(network)
+    fewer = Masks._made(dict(list(Masks.of(network).items())[:-1]))
+    with pytest.raises(KeyError, match=r"no mask for classifier\.3\.weight"):
+        fewer.apply(network)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
+
+
+@pytest.mark.parametrize("wrap", [lambda m: prune.l1_unstructured(m, "weight", 0.5), parametrizations.weight_norm])
+def test_a_weight_that_is_computed_anew_is_refused_by_name(network, wrap):
+    """torch.nn.utils.prune would put its own weights back at the next forward pass."""
+    pruned = masks.global_magnitude(network, 0.5)
+    wrap(network.features[4])
+    with pytest.raises(ValueError, match=r"features\.4\.weight is computed anew.*torch\.nn\.utils\.prune\.remove"):
+        pruned.apply(network)
+
+
+def test_a_network_whose_pruning_was_made_permanent_takes_masks(network):
+    layer = prune.l1_unstructured(network.features[0], "weight", 0.5)
+    prune.remove(layer, "weight")
+    masks.global_magnitude(network, 0.9).apply(network)
+    network.eval()(torch.zeros(1, 3, 16, 16))
+    assert Masks.from_zeros(network).kept == masks.kept_count(Masks.of(network).total, 0.9)
+
+
+def test_masks_come_back_from_a_file_of_eight_weights_a_byte(network, tmp_path):
+    path = tmp_path / "masks.safetensors"
+    network.to(memory_format=torch.channels_last)
+    pruned = masks.global_magnitude(network, 0.7)
+    pruned.save(path)
+    assert path.stat().st_size < pruned.total / 8 + 2500
+    back = Masks.load(path)
+    assert list(back) == list(pruned) and all(torch.equal(back[name], pruned[name]) for name in pruned)
+    back.apply(network)
+    assert Masks.from_zeros(network).kept == pruned.kept
+    models.save(network, path)
+    with pytest.raises(files.CorruptFile, match="not masks"):
+        Masks.load(path)
 
 
 def test_masks_do_not_follow_the_tensors_they_were_made_from(network):
@@ -70,7 +155,7 @@ def test_masks_do_not_follow_the_tensors_they_were_made_from(network):
 def test_sparsity_density_and_table_count_the_same_weights(network):
     kept = {name: w.numel() // 3 for name, w in weights(network).items()}
     pruned = masks.magnitude(network, kept)
-    assert {f"{layer.name}": layer.kept for layer in pruned.table()} == kept
+    assert {layer.name: layer.kept for layer in pruned.table()} == kept
     assert pruned.kept == sum(kept.values())
     assert pruned.total == sum(w.numel() for w in weights(network).values())
     assert pruned.sparsity == 1 - pruned.kept / pruned.total
@@ -78,10 +163,7 @@ def test_sparsity_density_and_table_count_the_same_weights(network):
     assert Masks.from_zeros(network).kept == pruned.kept
 
 
-METHODS = {
-    "uniform": masks.uniform,
-    "global": masks.global_magnitude,
-}
+METHODS = {"uniform": masks.uniform, "global": masks.global_magnitude}
 
 
 @pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
@@ -167,16 +249,61 @@ def test_an_impossible_sparsity_is_refused(network, sparsity):
             method(network, sparsity)
 
 
-def test_an_emptied_layer_is_named(network):
+def test_an_emptied_layer_is_named_or_kept_alive(network):
     weights(network)["features.4.weight"].data.mul_(1e-6)
+    with pytest.warns(UserWarning, match=r"nothing is left of features\.4\.weight"):
+        emptied = masks.global_magnitude(network, 0.7)
+    assert emptied.empty == ["features.4.weight"] and emptied.kept == masks.kept_count(emptied.total, 0.7)
     with pytest.raises(ValueError, match=r"nothing is left of features\.4\.weight"):
-        masks.global_magnitude(network, 0.9).require_alive()
+        emptied.require_alive()
+    alive = masks.global_magnitude(network, 0.7, keep_at_least=3)
+    assert int(alive["features.4.weight"].sum()) == 3 and not alive.empty and alive.kept == masks.kept_count(alive.total, 0.7)
+    best = weights(network)["features.4.weight"].abs().flatten().topk(3).indices
+    assert alive["features.4.weight"].flatten()[best].all()
+    with pytest.warns(UserWarning, match=r"nothing is left of .*classifier\.3\.weight"):
+        masks.uniform(network, 0.997)
+
+
+def test_excluded_layers_stay_whole_and_the_network_has_the_sparsity_all_the_same(network):
+    first, last = "features.0", "classifier.3.weight"  # a layer, or its weight
+    pruned = masks.global_magnitude(network, 0.8, exclude=(first, last))
+    assert pruned.kept == masks.kept_count(pruned.total, 0.8)
+    assert pruned[f"{first}.weight"].all() and pruned[last].all()
+    left = {name: w for name, w in weights(network).items() if not pruned[name].all()}
+    kept, gone = (torch.cat([w[side[n]].abs() for n, w in left.items()]) for side in (pruned, {n: ~m for n, m in pruned.items()}))
+    assert kept.min() >= gone.max()
+    with pytest.raises(ValueError, match="excluded"):
+        masks.global_magnitude(network, 0.95, exclude=("classifier.0",))
+    with pytest.raises(ValueError, match=r"cannot exclude features\.1\.weight"):
+        masks.global_magnitude(network, 0.5, exclude=("features.1",))
+
+
+@pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+def test_a_residual_network_is_pruned_like_any_other(method):
+    torch.manual_seed(0)
+    network = Residual().eval()
+    pruned = method(network, 0.75)
+    assert list(pruned) == ["first.weight", "second.weight", "head.weight"]
+    MaskHook(pruned).after_step(network)
+    assert Masks.from_zeros(network).kept == masks.kept_count(pruned.total, 0.75)
+    assert network(torch.randn(2, 3, 8, 8)).isfinite().all()
+
+
+def test_shuffled_masks_keep_each_layer_s_count_at_other_places(network):
+    pruned = masks.global_magnitude(network, 0.7)
+    before = {name: mask.clone() for name, mask in pruned.items()}
+    shuffled = pruned.shuffled(1)
+    assert shuffled.table() == pruned.table()
+    assert all(not torch.equal(shuffled[name], pruned[name]) for name in pruned)
+    assert all(torch.equal(before[name], pruned[name]) for name in pruned)
+    assert all(torch.equal(shuffled[name], pruned.shuffled(1)[name]) for name in pruned)
+    assert any(not torch.equal(shuffled[name], pruned.shuffled(2)[name]) for name in pruned)
 
 
 def test_pruned_weights_are_zero_after_every_optimiser_step(network):
     """With momentum and weight decay, through the real training loop; without the hook they come back at once."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (64, 3, 32, 32), generator=generator, dtype=torch.uint8)
+    images = torch.randint(0, 256, (64, 3, 16, 16), generator=generator, dtype=torch.uint8)
     split = data.Split(images, torch.randint(0, 10, (64,), generator=generator))
     pruned = masks.uniform(network, 0.8)
     revived, steps = copy.deepcopy(network), []
@@ -203,6 +330,10 @@ def test_a_hook_restores_its_masks_without_touching_the_ones_it_was_given(networ
     assert hook.masks.kept == most.kept and half.kept == masks.uniform(network, 0.5).kept
     hook.after_step(network)
     assert Masks.from_zeros(network).kept == most.kept
+    with pytest.raises(ValueError, match=r"features\.8\.weight"):
+        hook.load_state_dict(dict(Masks.of(models.VGG(10, (5, "M", 7, "M", 8, "M"), (11,), image_size=16))))
+    with pytest.raises(KeyError, match="no mask for"):
+        hook.load_state_dict({})
 
 
 def test_effective_macs_worked_by_hand():

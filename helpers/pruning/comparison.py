@@ -11,64 +11,34 @@ from helpers.pruning.scores import gradient, plain_copy
 
 @dataclass(frozen=True)
 class Overlap:
-    """Weights that two masks keep, of one layer or of all ("all layers")."""
+    """How many of the weights that two masks keep are the same ones.
 
-    name: str
-    kept_a: int
-    kept_b: int
-    both: int
-    total: int
+    `jaccard` is kept by both over kept by either, 0 … 1. `by_chance` is the same for the numbers expected of masks that keep
+    as many weights of every layer, at random places: two criteria that only agree on how dense each layer is reach this much;
+    what is above it is agreement on *which* weights matter.
+    """
 
-    @property
-    def jaccard(self) -> float:
-        """Kept by both over kept by either, 0 … 1."""
-        either = self.kept_a + self.kept_b - self.both
-        return self.both / either if either else 1.0
-
-    @property
-    def expected_both(self) -> float:
-        """What two random masks with the same number of kept weights share on average."""
-        return self.kept_a * self.kept_b / self.total
+    jaccard: float
+    by_chance: float
 
 
-@dataclass(frozen=True)
-class Likeness:
-    """Two masks compared layer by layer."""
-
-    layers: tuple[Overlap, ...]
-
-    @property
-    def whole(self) -> Overlap:
-        """All layers together."""
-        return Overlap("all layers", *(sum(getattr(o, f) for o in self.layers) for f in ("kept_a", "kept_b", "both", "total")))
-
-    @property
-    def jaccard(self) -> float:
-        return self.whole.jaccard
-
-    @property
-    def jaccard_by_chance(self) -> float:
-        """The Jaccard index expected of masks that keep as many weights of every layer, at random places.
-
-        Two criteria that only agree on how dense each layer is reach this much; what is above it is agreement on
-        *which* weights matter.
-        """
-        both = sum(layer.expected_both for layer in self.layers)
-        return both / (self.whole.kept_a + self.whole.kept_b - both)
-
-
-def overlap(a: Masks, b: Masks) -> Likeness:
-    """Compare two masks of one architecture; ValueError when they do not cover the same weights."""
+def overlap(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> Overlap:
+    """Compare two masks of one architecture, or of one of its layers; ValueError when they do not cover the same weights."""
     if {name: mask.shape for name, mask in a.items()} != {name: mask.shape for name, mask in b.items()}:
         raise ValueError("the two masks belong to different networks")
-    return Likeness(
-        tuple(
-            Overlap(
-                name, int(a[name].sum()), int(b[name].sum()), int((a[name] & b[name].to(a[name].device)).sum()), a[name].numel()
-            )
-            for name in a
-        )
-    )
+    kept = both = expected = 0.0
+    for name, mask in a.items():
+        other = b[name].to(mask.device)
+        in_a, in_b = int(mask.sum()), int(other.sum())
+        kept += in_a + in_b
+        both += int((mask & other).sum())
+        expected += in_a * in_b / mask.numel()
+    return Overlap(*(shared / (kept - shared) if kept else 1.0 for shared in (both, expected)))
+
+
+def matrix(masks: Mapping[str, Masks]) -> dict[str, dict[str, dict[str, float]]]:
+    """Every pair of named masks, as plain JSON: name → other name → {"jaccard", "by_chance"}."""
+    return {a: {b: vars(overlap(masks[a], masks[b])) for b in masks} for a in masks}
 
 
 def gradient_norm(
@@ -83,14 +53,13 @@ def gradient_norm(
 ) -> float:
     """Euclidean norm of the gradient of the mean cross-entropy, over convolution and linear weights.
 
-    Images are float, normalised, (N, 3, H, W); batch norm uses the statistics of batches of at most `scores.CHUNK` images
-    ("eval": its running ones). The network is not changed, and with `masks` it is judged as if they had been applied to
-    it. Logits are divided by `temperature`.
+    Images are float, normalised, (N, 3, H, W). The network is not changed, and with `masks` it is judged as if they had been
+    applied to it. For `temperature` and `batch_norm` see `scores.gradient`.
 
     Args:
         over: with `masks`, which weights count. "kept": those that training can still move, the gradient flow of the
             pruned network. "all": also the pruned ones, at which the gradient is rarely zero; this is what GraSP means
-            to preserve and what its first order promises, ‖g‖² changing by twice the score of each weight removed (Wang
+            to preserve and what its first order promises, ‖g‖² falling by twice the score of each weight removed (Wang
             et al. 2020, section 4). Without masks both are the same.
 
     Raises ValueError for another `over` or `batch_norm`.
@@ -104,11 +73,3 @@ def gradient_norm(
     if masks is not None and over == "kept":
         parts = {name: part * masks[name].to(part.device) for name, part in parts.items()}
     return float(sum((part.double() ** 2).sum() for part in parts.values()) ** 0.5)
-
-
-def matrix(masks: Mapping[str, Masks]) -> dict[str, dict[str, dict[str, float]]]:
-    """Every pair of named masks, as plain JSON: name → other name → {"jaccard", "by_chance"}."""
-    likeness = {(a, b): overlap(masks[a], masks[b]) for a in masks for b in masks}
-    return {
-        a: {b: {"jaccard": likeness[a, b].jaccard, "by_chance": likeness[a, b].jaccard_by_chance} for b in masks} for a in masks
-    }

@@ -4,59 +4,78 @@ A mask covers the weight of a convolution or a linear layer, never a bias or a b
 pruned; sparsity is the fraction of False, density the fraction of True.
 """
 
-import copy
-from collections.abc import Callable, Iterator, Mapping
+import json
+import math
+import warnings
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from helpers import models
+from helpers import files, models
+
+FILE_KIND = "masks-1"
+AGAINST_EMPTY = "lower the sparsity, or rank with keep_at_least=1"
 
 
 @dataclass(frozen=True)
 class LayerDensity:
-    """What a mask leaves of one layer."""
+    """What a mask leaves of one weight tensor, named as in `Masks`."""
 
     name: str
     kept: int
     total: int
 
-    @property
-    def density(self) -> float:
-        return self.kept / self.total
-
 
 class Masks(Mapping[str, Tensor]):
-    """A validated mapping from weight name ("features.0.weight") to a bool tensor of the weight's shape.
+    """Weight name ("features.0.weight") → bool tensor of the weight's shape, for all weights of a network in forward order.
 
-    Raises KeyError for an unknown or missing name, ValueError for a wrong shape, TypeError for a dtype other than bool.
+    A weight without a mask in `masks` is kept whole, so masks of the convolutions alone will do. KeyError for a name that is
+    no prunable weight, ValueError for a wrong shape, TypeError for a dtype other than bool.
     """
 
     def __init__(self, network: nn.Module, masks: Mapping[str, Tensor]):
         weights = models.weights(network)
-        unknown, missing = sorted(set(masks) - set(weights)), sorted(set(weights) - set(masks))
-        if unknown:
-            raise KeyError(f"{unknown[0]} is no prunable weight of this network (biases and batch norms are never pruned)")
-        if missing:
-            raise KeyError(f"no mask for {missing[0]}")
-        for name, weight in weights.items():
-            mask = masks[name]
-            if mask.dtype != torch.bool:
-                raise TypeError(f"the mask of {name} is {mask.dtype}, not torch.bool")
-            if mask.shape != weight.shape:
-                raise ValueError(f"the mask of {name} has shape {tuple(mask.shape)}, its weight {tuple(weight.shape)}")
-        self._masks = {name: masks[name].detach().clone() for name in weights}
+        _require_fit(masks, weights)
+        all_kept = {name: torch.ones_like(weight, dtype=torch.bool) for name, weight in weights.items()}
+        self._masks = all_kept | {name: mask.detach().clone() for name, mask in masks.items()}
 
     @classmethod
     def of(cls, network: nn.Module) -> "Masks":
         """All weights kept."""
-        return cls(network, {name: torch.ones_like(w, dtype=torch.bool) for name, w in models.weights(network).items()})
+        return cls(network, {})
 
     @classmethod
     def from_zeros(cls, network: nn.Module) -> "Masks":
         """Kept where the weight is not zero."""
         return cls(network, {name: w != 0 for name, w in models.weights(network).items()})
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Masks":
+        """Read what `save` wrote, without the network; files.CorruptFile where the file holds something else."""
+        packed, described = files.load_tensors(path)
+        if described.get("kind") != FILE_KIND:
+            raise files.CorruptFile(f"{path} holds {described.get('kind', 'something else')!r}, not masks ({FILE_KIND!r})")
+        unpacked = {}
+        for name, shape in json.loads(described["shapes"]).items():
+            bits = np.unpackbits(packed[name].numpy())[: math.prod(shape)]
+            unpacked[name] = torch.from_numpy(bits.astype(bool).reshape(shape))
+        return cls._made(unpacked)
+
+    def save(self, path: str | Path) -> None:
+        """Write the masks as one checksummed safetensors file, eight weights a byte."""
+        packed = {name: torch.from_numpy(np.packbits(mask.cpu().numpy())) for name, mask in self.items()}
+        shapes = {name: list(mask.shape) for name, mask in self.items()}
+        files.save_tensors(path, packed, {"kind": FILE_KIND, "shapes": json.dumps(shapes)})
+
+    @classmethod
+    def _made(cls, masks: dict[str, Tensor]) -> "Masks":
+        made = cls.__new__(cls)
+        made._masks = masks
+        return made
 
     def __getitem__(self, name: str) -> Tensor:
         return self._masks[name]
@@ -89,9 +108,19 @@ class Masks(Mapping[str, Tensor]):
 
     @torch.no_grad()
     def apply(self, network: nn.Module) -> None:
-        """Set the pruned weights of `network` to zero, in place; kept weights keep every bit."""
-        for name, weight in models.weights(network).items():
+        """Set the pruned weights of `network` to zero, in place; kept weights keep every bit.
+
+        KeyError or ValueError where the masks are another network's, ValueError where a weight would not stay zero.
+        """
+        weights = own_weights(network)
+        _require_fit(self, weights, whole=True)
+        for name, weight in weights.items():
             weight.masked_fill_(~self[name].to(weight.device), 0)
+
+    def replaced(self, masks: Mapping[str, Tensor]) -> "Masks":
+        """Other masks of all the same weights, on the same device; KeyError, ValueError or TypeError where they are not."""
+        _require_fit(masks, self, whole=True)
+        return self._made({name: masks[name].to(mask.device) for name, mask in self.items()})
 
     def shuffled(self, seed: int = 0) -> "Masks":
         """The same number of kept weights in every layer, at random places: does it matter *which* weights are kept?
@@ -103,20 +132,43 @@ class Masks(Mapping[str, Tensor]):
         def moved(mask: Tensor) -> Tensor:
             return mask.flatten()[torch.randperm(mask.numel(), generator=generator).to(mask.device)].view_as(mask)
 
-        return self._with({name: moved(mask) for name, mask in self.items()})
+        return self._made({name: moved(mask) for name, mask in self.items()})
 
-    def _with(self, masks: dict[str, Tensor]) -> "Masks":
-        """Other masks of the same names, shapes and dtype."""
-        other = copy.copy(self)
-        other._masks = masks
-        return other
+    @property
+    def empty(self) -> list[str]:
+        """The weights of which nothing is left."""
+        return [name for name, mask in self.items() if not mask.any()]
 
     def require_alive(self) -> "Masks":
-        """These masks; ValueError naming the first layer of which nothing is left."""
-        for layer in self.table():
-            if layer.kept == 0:
-                raise ValueError(f"nothing is left of {layer.name}: lower the sparsity or choose another method")
+        """These masks; ValueError where nothing is left of a layer."""
+        if self.empty:
+            raise ValueError(f"nothing is left of {self.empty[0]}: {AGAINST_EMPTY}")
         return self
+
+
+def _require_fit(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, whole: bool = False) -> None:
+    """Raise unless every mask is a bool tensor of its weight's shape and, with `whole`, every weight has one."""
+    for name, mask in masks.items():
+        if name not in weights:
+            raise KeyError(f"{name} is no prunable weight of this network (biases and batch norms are never pruned)")
+        if mask.dtype != torch.bool:
+            raise TypeError(f"the mask of {name} is {mask.dtype}, not torch.bool")
+        if mask.shape != weights[name].shape:
+            raise ValueError(f"the mask of {name} has shape {tuple(mask.shape)}, its weight {tuple(weights[name].shape)}")
+    if whole and len(masks) < len(weights):
+        raise KeyError(f"no mask for {next(name for name in weights if name not in masks)}")
+
+
+def own_weights(network: nn.Module) -> dict[str, nn.Parameter]:
+    """`models.weights`; ValueError where one is no parameter but computed from others at every forward pass."""
+    weights = models.weights(network)
+    for name, weight in weights.items():
+        if not isinstance(weight, nn.Parameter):
+            raise ValueError(
+                f"{name} is computed anew at every forward pass (torch.nn.utils.prune, weight_norm), which would undo masks; "
+                "make it a parameter first, as torch.nn.utils.prune.remove(layer, 'weight') does"
+            )
+    return weights
 
 
 class MaskHook:
@@ -135,29 +187,12 @@ class MaskHook:
         return dict(self.masks)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        # the caller's masks stay as they are
-        self.masks = self.masks._with({name: state[name].to(mask.device) for name, mask in self.masks.items()})
-
-
-def ranks(scores: Tensor) -> Tensor:
-    """The place of every score from the largest (0) to the smallest, int64 of the scores' shape; ties to the lowest index.
-
-    One ranking serves every sparsity of a layer: `ranks(scores) < kept`. Raises ValueError when a score is NaN.
-    """
-    flat = scores.detach().flatten()
-    if torch.isnan(flat).any():
-        raise ValueError("a score is NaN")
-    order = torch.sort(flat, descending=True, stable=True).indices  # stable, not topk: topk promises nothing about ties
-    places = torch.empty_like(order)
-    places[order] = torch.arange(flat.numel(), device=flat.device)
-    return places.view(scores.shape)
+        """Take the masks of a checkpoint; KeyError, ValueError or TypeError when they are not masks of this network."""
+        self.masks = self.masks.replaced(state)  # the caller's masks stay as they are
 
 
 def keep_largest(scores: Tensor, count: int) -> Tensor:
-    """A bool tensor of the scores' shape, True at exactly `count` places: the largest scores, ties to the lowest index.
-
-    Raises ValueError when `count` is outside 0 … numel or a score is NaN.
-    """
+    """Bool, of the scores' shape, True at exactly `count` places: the largest, ties to the lowest index; ValueError for NaN."""
     if not 0 <= count <= scores.numel():
         raise ValueError(f"cannot keep {count} of {scores.numel()} weights")
     flat = scores.detach().flatten()
@@ -172,6 +207,21 @@ def keep_largest(scores: Tensor, count: int) -> Tensor:
     return kept.view(scores.shape)
 
 
+def keep_globally(scores: Mapping[str, Tensor], count: int, *, keep_at_least: int = 0) -> dict[str, Tensor]:
+    """`keep_largest` over all tensors together: one ranking, ties to the earliest tensor.
+
+    keep_at_least: so many of each tensor's largest are kept first. ValueError also where that is more than `count` in all.
+    """
+    ranking, sizes = torch.cat([part.detach().flatten() for part in scores.values()]), [part.numel() for part in scores.values()]
+    if keep_at_least:
+        if sum(min(keep_at_least, size) for size in sizes) > count:
+            raise ValueError(f"cannot keep {keep_at_least} weights of each of {len(sizes)} layers and {count} in all")
+        for part in ranking.split(sizes):
+            part.masked_fill_(keep_largest(part, min(keep_at_least, part.numel())), torch.inf)
+    kept = keep_largest(ranking, count).split(sizes)
+    return {name: part.view(scores[name].shape) for name, part in zip(scores, kept, strict=True)}
+
+
 def kept_count(total: int, sparsity: float) -> int:
     """How many of `total` weights a sparsity in [0, 1) keeps, to the nearest weight; ValueError outside that range."""
     if not 0 <= sparsity < 1:  # also refuses NaN
@@ -180,23 +230,45 @@ def kept_count(total: int, sparsity: float) -> int:
 
 
 def magnitude(network: nn.Module, kept: Mapping[str, int]) -> Masks:
-    """Keep the `kept[name]` largest weights by absolute value in each layer (Han et al. 2015)."""
-    return Masks(network, {name: keep_largest(w.abs(), kept[name]) for name, w in models.weights(network).items()})
+    """Keep the `kept[name]` largest weights by absolute value in each layer (Han et al. 2015); unnamed layers stay whole."""
+    weights = models.weights(network)
+    return Masks(network, {name: keep_largest(weights[name].abs(), count) for name, count in kept.items()})
 
 
 def uniform(network: nn.Module, sparsity: float) -> Masks:
-    """Magnitude pruning at the same sparsity in every layer, the last one included; exact over the network to one weight."""
+    """Magnitude pruning at the same sparsity in every layer; exact over the network to one weight; warns of an emptied one."""
     sizes = {name: weight.numel() for name, weight in models.weights(network).items()}
     kept = kept_count(sum(sizes.values()), sparsity)
-    return magnitude(network, meet(lambda level: {name: round(n * (1 - level)) for name, n in sizes.items()}, kept, 0, 1)[1])
+    shares = meet(lambda level: {name: round(n * (1 - level)) for name, n in sizes.items()}, kept, 0, 1)[1]
+    return _tell_empty(magnitude(network, shares))
 
 
-def global_magnitude(network: nn.Module, sparsity: float) -> Masks:
-    """One ranking by absolute value over all layers together, the last one included; ties to the earliest weight."""
+def global_magnitude(network: nn.Module, sparsity: float, *, exclude: Collection[str] = (), keep_at_least: int = 0) -> Masks:
+    """One ranking by absolute value over all layers together, the last one included; ties to the earliest weight.
+
+    Args:
+        sparsity: of the whole network, what is excluded counted as kept.
+        exclude: layers ("features.0") or weights ("features.0.weight") left out of the ranking and kept whole.
+        keep_at_least: so many of each layer's largest weights are kept first.
+
+    Warns of emptied layers. ValueError where too much is excluded for the sparsity, or a name in `exclude` is no layer.
+    """
     weights = models.weights(network)
-    scores = torch.cat([weight.detach().abs().flatten() for weight in weights.values()])
-    kept = keep_largest(scores, kept_count(len(scores), sparsity)).split([weight.numel() for weight in weights.values()])
-    return Masks(network, {name: mask.view(weights[name].shape) for name, mask in zip(weights, kept, strict=True)})
+    whole = {f"{name.removesuffix('.weight')}.weight" for name in exclude}
+    if unknown := sorted(whole - set(weights)):
+        raise ValueError(f"cannot exclude {unknown[0]}: the network's weights are {', '.join(weights)}")
+    total, excluded = (sum(weights[name].numel() for name in names) for names in (weights, whole))
+    kept = kept_count(total, sparsity)
+    if kept < excluded:
+        raise ValueError(f"sparsity {sparsity:g} keeps {kept} of {total} weights, but {excluded} are excluded from pruning")
+    ranked = {name: weight.abs() for name, weight in weights.items() if name not in whole}
+    return _tell_empty(Masks(network, keep_globally(ranked, kept - excluded, keep_at_least=keep_at_least)))
+
+
+def _tell_empty(masks: Masks) -> Masks:
+    if masks.empty:
+        warnings.warn(f"nothing is left of {', '.join(masks.empty)}: {AGAINST_EMPTY}", stacklevel=3)
+    return masks
 
 
 def meet(counts: Callable[[float], Mapping[str, int]], kept: int, low: float, high: float) -> tuple[float, dict[str, int]]:
@@ -222,7 +294,5 @@ def meet(counts: Callable[[float], Mapping[str, int]], kept: int, low: float, hi
 
 def effective_macs(network: models.VGG, masks: Masks) -> int:
     """Multiply-adds that touch a kept weight, for one image."""
-    return sum(
-        layer.macs * int(masks[f"{layer.name}.weight"].sum()) // masks[f"{layer.name}.weight"].numel()
-        for layer in models.layer_table(network)
-    )
+    covering = ((layer.macs, masks[f"{layer.name}.weight"]) for layer in models.layer_table(network))
+    return sum(macs * int(mask.sum()) // mask.numel() for macs, mask in covering)

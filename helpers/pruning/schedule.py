@@ -1,14 +1,15 @@
 """The iterative schedule: when to prune during training, how far each time, and the training hook that does it."""
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 
 from helpers import data
-from helpers.pruning import saliency
-from helpers.pruning.masks import MaskHook, Masks
+from helpers.models import Normalization
+from helpers.pruning import scores
+from helpers.pruning.masks import MaskHook, Masks, kept_count
 
 LATER = {"grasp": "grasp_preserving"}
 """Which score takes over once training has begun; by its signed definition GraSP would remove what was learnt."""
@@ -31,8 +32,7 @@ def stages(epochs: int, sparsity: float, *, count: int = 5) -> list[Stage]:
     """
     if epochs < 1 or count < 1:
         raise ValueError(f"pruning in stages needs at least one epoch and one stage, not {epochs} and {count}")
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity is a fraction from 0 up to, not including, 1; got {sparsity}")
+    kept_count(1, sparsity)  # refuses what is no sparsity
     half = epochs // 2
     count = min(count, half + 1)
     planned = [Stage(i * half // max(1, count - 1), 1 - (1 - sparsity) ** ((i + 1) / count)) for i in range(count - 1)]
@@ -46,9 +46,10 @@ class IterativeHook(MaskHook):
     after an interruption prunes the same weights. `masks` are the masks in force; a later stage only takes away.
 
     Args:
-        score: a key of `saliency.SCORES`, for the stage before training.
+        score: for the stage before training, as `scores.prune` takes it.
         later: the score of the stages during training; by default `LATER` of `score`, or `score` itself.
-        keep_at_least: weights of each layer that are kept in any case; with 0 a stage that empties a layer is a ValueError.
+        keep_at_least, temperature: see `scores.prune`; with 0 kept a stage that empties a layer is a ValueError.
+        normalization: of the images; by default the network's own.
     """
 
     def __init__(
@@ -56,38 +57,32 @@ class IterativeHook(MaskHook):
         network: nn.Module,
         train_split: data.Split,
         stages: Sequence[Stage],
-        score: str = "grasp",
+        score: str | scores.Score = "grasp",
         per_class: int = 10,
         seed: int = 0,
         *,
-        later: str | None = None,
+        later: str | scores.Score | None = None,
         keep_at_least: int = 0,
+        temperature: float = scores.TEMPERATURE,
+        normalization: Normalization | None = None,
     ):
         if any(a.epoch >= b.epoch or a.sparsity > b.sparsity for a, b in itertools.pairwise(stages)):
             raise ValueError("stages must follow each other in epochs and never lower the sparsity")
-        self.stages, self.per_class, self.seed = tuple(stages), per_class, seed
-        self.score, self.later = score, later or LATER.get(score, score)
         super().__init__(Masks.of(network))
-        self._network, self._train, self._keep_at_least = network, train_split, keep_at_least
+        self.stages, self.score, self.later = tuple(stages), score, later or LATER.get(score, score)
+        self._train, self._per_class, self._seed = train_split, per_class, seed
+        self._normalization = normalization or getattr(network, "normalization", None)
+        if self._normalization is None:
+            raise TypeError(f"a {type(network).__name__} does not say how its images are normalised: give normalization=…")
+        self._options = {"seed": seed, "keep_at_least": keep_at_least, "temperature": temperature}
 
     def before_epoch(self, network: nn.Module, epoch: int) -> None:
         """Prune if `epoch` begins a stage, and set what is pruned to zero."""
         for stage in self.stages:
             if stage.epoch == epoch:
-                chosen = data.class_balanced(self._train, self.per_class, self.seed * 100_003 + epoch)
-                self.masks = saliency.prune(
-                    network,
-                    self.later if epoch else self.score,
-                    data.normalize(chosen.images, network.normalization),
-                    chosen.labels,
-                    stage.sparsity,
-                    previous=self.masks,
-                    seed=self.seed,
-                    keep_at_least=self._keep_at_least,
-                )
+                chosen = data.class_balanced(self._train, self._per_class, self._seed * 100_003 + epoch)
+                images = data.normalize(chosen.images, self._normalization)
+                score = self.later if epoch else self.score
+                batch = images, chosen.labels, stage.sparsity
+                self.masks = scores.prune(network, score, *batch, previous=self.masks, **self._options)
         super().before_epoch(network, epoch)
-
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the masks of a checkpoint; KeyError, ValueError or TypeError when they are not masks of this network."""
-        device = next(iter(self.masks.values())).device
-        self.masks = Masks(self._network, {name: mask.to(device) for name, mask in state.items()})

@@ -1,182 +1,209 @@
-"""Saliency scores: how much each weight of a network matters, judged from one small batch or from none.
+"""Saliency scores: how much each weight of a network matters, judged from one small batch or from none, and pruning by them.
 
-Every score function takes (network, images, labels) — images float, normalised, (N, 3, H, W); labels int64 (N,) — and
-returns weight name ("features.0.weight") → tensor of the weight's shape on the network's device, where HIGHER MEANS
-KEEP. It works in fp32 (SynFlow in fp64) on a plain copy with dropout off, so the network passed in keeps every bit,
-its running statistics, its modes and its gradients, and the scores do not depend on the seed unless they say so.
+A score is a function (network, images, labels) → {weight name ("features.0.weight"): tensor of the weight's shape}, where the
+LARGEST ARE KEPT. Images are float, normalised, (N, 3, H, W); labels int64 (N,). The scores here compute in fp32 (SynFlow in
+fp64) on a copy with dropout off; the network passed in keeps every bit, mode and gradient.
+
+To add a score, write one function below with `@registered` above it; `prune` also takes any such function as it is.
 """
 
-from __future__ import annotations
-
 import copy
+import functools
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from helpers import models
-from helpers.pruning import double_backward
+from helpers import models, settings
+from helpers.pruning.masks import Masks, keep_globally, kept_count, own_weights
 
 Scores = dict[str, Tensor]
+Score = Callable[..., Scores]
 
-TEMPERATURE = 200.0
-CHUNK = 128
+TEMPERATURE = 200.0  # what GraSP divides logits by (the authors' code, Wang et al. 2020)
+ROUNDS = {"synflow": 100}  # Tanaka et al. 2020, section 5; every other score ranks once
+CHUNK = 128  # images that are run at once, unless `batches` says otherwise
+SCORES: dict[str, Score] = {}
+
+
+def registered(score: Score) -> Score:
+    """Put a score into `SCORES` under its function's name; if it takes a `seed` or `temperature`, `prune` hands over its own."""
+    SCORES[score.__name__] = score
+    return score
+
+
+def prune(
+    network: nn.Module,
+    score: str | Score,
+    images: Tensor,
+    labels: Tensor,
+    sparsity: float,
+    *,
+    seed: int = 0,
+    inverted: bool = False,
+    keep_at_least: int = 0,
+    temperature: float = TEMPERATURE,
+    rounds: int | None = None,
+    previous: Masks | None = None,
+) -> Masks:
+    """Masks of exactly `sparsity` (a fraction, to one weight) by one global ranking of convolution and linear weights.
+
+    Args:
+        score: a key of `SCORES`, or a function that is called with (network, images, labels) alone.
+        seed, temperature: handed to the registered scores that have such an argument.
+        inverted: keep the lowest scores instead (a sanity check of Frankle et al. 2021: a score that carries
+            information must then do worse).
+        keep_at_least: so many of each layer's best weights are kept first; 0 leaves the ranking alone.
+        rounds: in how many steps, the kept share falling exponentially and the scores computed anew on the pruned
+            network each time; by default 100 for SynFlow and 1 for the others.
+        previous: masks to go on from; their pruned weights never return.
+
+    The network is left as it was. ValueError for an unknown score, a sparsity outside [0, 1) or below that of `previous`,
+    scores that are NaN or of other shapes than the weights, and a layer of which nothing is left.
+    """
+    masks = Masks.of(network) if previous is None else previous
+    target, start = kept_count(masks.total, sparsity), masks.kept
+    if isinstance(score, str):
+        rounds = ROUNDS.get(score, 1) if rounds is None else rounds
+        chosen = SCORES[settings.choose("saliency score", score, SCORES)]
+        options = {"seed": seed, "temperature": temperature}
+        arguments = inspect.signature(chosen).parameters
+        score = functools.partial(chosen, **{name: value for name, value in options.items() if name in arguments})
+    rounds = 1 if rounds is None else rounds
+    if rounds < 1:
+        raise ValueError(f"pruning takes at least one round, not {rounds}")
+    if target > start:
+        raise ValueError(f"pruned weights never return: {start} are left, {target} were asked for")
+    if target == start:
+        return masks
+    current = plain_copy(network)
+    for step in range(1, rounds + 1):
+        masks.apply(current)
+        scores = score(current, images, labels)
+        if wrong := [name for name, mask in masks.items() if name not in scores or scores[name].shape != mask.shape]:
+            raise ValueError(f"the score gives {wrong[0]} no tensor of the weight's shape {tuple(masks[wrong[0]].shape)}")
+        left = {name: scores[name][mask] * (-1 if inverted else 1) for name, mask in masks.items()}
+        kept = keep_globally(left, round(start * (target / start) ** (step / rounds)), keep_at_least=keep_at_least)
+        masks = Masks(network, {name: mask.masked_scatter(mask, kept[name]) for name, mask in masks.items()})
+    return masks.require_alive()
 
 
 def plain_copy(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """A contiguous copy in eval mode whose layers are PyTorch's own.
-
-    A network in training may run on replaced convolutions that cannot be differentiated twice, so a VGG is rebuilt
-    from its description; on the meta device, which draws no random numbers a training run would miss.
-    """
-    if isinstance(network, models.VGG):
-        with torch.device("meta"):
-            plain = models.build(network.architecture())
-        state = {n: t.detach().clone(memory_format=torch.contiguous_format) for n, t in network.state_dict().items()}
-        plain.load_state_dict(state, assign=True)
-    else:
-        plain = copy.deepcopy(network)
-    return plain.to(dtype).eval().requires_grad_(True)
-
-
-def _batch_norm_mode(network: nn.Module, mode: str) -> None:
-    if mode not in ("train", "eval"):
-        raise ValueError(f'batch norm runs in "train" or "eval" mode, not {mode!r}')
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.train(mode == "train")
-
-
-@contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """Full fp32 and the same bits each time: no autocast, no TF32, no algorithm chosen by timing."""
-    with (
-        torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
-        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
-    ):
-        yield
-
-
-def _chunks(images: Tensor, labels: Tensor) -> list[tuple[Tensor, Tensor, float]]:
-    """(images, labels, share of the batch), at most CHUNK images each: memory stays bounded for 100 classes.
-
-    Strided rather than cut, since a class-balanced batch may be sorted by class and batch norm needs a mixed one.
-    """
-    count = -(-len(images) // CHUNK)
-    return [(images[i::count], labels[i::count], len(labels[i::count]) / len(labels)) for i in range(count)]
+    """A contiguous copy in `dtype` and eval mode, every parameter of which takes a gradient."""
+    own_weights(network)
+    return copy.deepcopy(network).to(dtype=dtype, memory_format=torch.contiguous_format).eval().requires_grad_(True)
 
 
 def gradient(
-    plain: nn.Module, images: Tensor, labels: Tensor, *, temperature: float = 1.0, batch_norm: str = "train"
-) -> dict[str, Tensor]:
+    plain: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = 1.0,
+    batch_norm: str = "train",
+    batches: int | None = None,
+) -> Scores:
     """∂L/∂θ of every convolution and linear weight, of the mean cross-entropy of logits divided by `temperature`.
 
-    `plain` is a `plain_copy`. More than CHUNK images are taken in chunks, and batch norm in "train" mode normalises each
-    by itself.
+    Args:
+        plain: a `plain_copy`.
+        batch_norm: "train" normalises by the statistics of the images, as the first training step does, "eval" by the
+            running ones.
+        batches: into how many parts of consecutive images they are cut, each of which batch norm normalises by itself; 1 takes
+            all at once. By default at most 128 images run at once, and where there are more each part is spread over all of
+            them, since images sorted by class would give it few classes. GraSP's authors score two halves of images sorted
+            by class: `batches=2`.
     """
-    _batch_norm_mode(plain, batch_norm)
     weights = models.weights(plain)
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
-    with _exact(images.device):
-        for x, y, share in _chunks(images.float(), labels):
-            loss = F.cross_entropy(plain(x) / temperature, y) * share
+    with _exact(plain, images, batch_norm):
+        for loss in _losses(plain, images, labels, temperature, batches):
             torch._foreach_add_(list(total.values()), torch.autograd.grad(loss, list(weights.values())))
-    return {name: part.detach() for name, part in total.items()}
+    return total
 
 
+@registered
 def magnitude(network: nn.Module, images: Tensor | None = None, labels: Tensor | None = None) -> Scores:
     """|θ|, one ranking over all layers; needs no images (Han et al. 2015, at initialisation as in Frankle et al. 2021)."""
     return {name: weight.detach().float().abs() for name, weight in models.weights(network).items()}
 
 
+SCORES["magnitude_init"] = magnitude
+
+
+@registered
 def random(network: nn.Module, images: Tensor | None = None, labels: Tensor | None = None, *, seed: int = 0) -> Scores:
     """Uniform in [0, 1), drawn on the CPU so that every device prunes the same weights."""
     generator = torch.Generator().manual_seed(seed)
     return {name: torch.rand(w.shape, generator=generator).to(w.device) for name, w in models.weights(network).items()}
 
 
+@registered
 def snip(network: nn.Module, images: Tensor, labels: Tensor, *, batch_norm: str = "train") -> Scores:
-    """|θ ⊙ ∂L/∂θ| (Lee et al. 2019, equation 6): how fast the loss moves as the weight's gate closes.
-
-    Equals |∂L/∂c| of a gate c = 1 in front of every weight. Batch norm uses the batch's statistics by default, as in
-    the first training step ("eval": the running ones).
-    """
+    """|θ ⊙ ∂L/∂θ| (Lee et al. 2019, equation 6): |∂L/∂c| of a gate c = 1 in front of every weight."""
     plain = plain_copy(network)
     slope = gradient(plain, images, labels, batch_norm=batch_norm)
-    return {name: (weight * slope[name]).abs().detach() for name, weight in models.weights(plain).items()}
+    return {name: (weight.detach() * slope[name]).abs() for name, weight in models.weights(plain).items()}
 
 
-def grasp_score(
-    network: nn.Module, images: Tensor, labels: Tensor, *, temperature: float = TEMPERATURE, batch_norm: str = "train"
+@registered
+def grasp(
+    network: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    temperature: float = TEMPERATURE,
+    batch_norm: str = "train",
+    batches: int | None = None,
 ) -> Scores:
-    """The score as GraSP defines it, −θ ⊙ (H g), where the LARGEST ARE REMOVED (Wang et al. 2020, equation 8).
+    """θ ⊙ (H g): GraSP's score with its sign turned, so that the largest are kept (Wang et al. 2020, equation 8).
 
     g is the gradient and H the Hessian, over convolution and linear weights, of the cross-entropy of logits divided by
-    `temperature`. To first order, removing a weight changes ‖g‖² by twice its score: what goes first is what held the
-    gradient norm down. No absolute value, no weight re-drawn for scoring; the paper
-    uses 10 images a class. Batch norm uses the batch's statistics by default, as the authors' code does; more than
-    CHUNK images are scored in chunks, each normalised by itself, whose losses add up.
+    `temperature`. To first order, removing a weight changes ‖g‖² by minus twice its score: what goes first is what held the
+    gradient norm down. The paper uses 10 images a class. For `batch_norm` and `batches` see `gradient`.
 
     A weight that is exactly zero has been pruned and is no parameter any more: it has no part in g. H g is the gradient
     of gᵀ∇L with g held fixed: one backward pass through a backward pass.
     """
     plain = plain_copy(network)
-    double_backward.prepare(plain)
-    _batch_norm_mode(plain, batch_norm)
     weights = models.weights(plain)
     parameters = list(weights.values())
-    chunks = _chunks(images.float(), labels)
-
-    def slope(x: Tensor, y: Tensor, share: float, *, differentiable: bool) -> tuple[Tensor, ...]:
-        loss = F.cross_entropy(plain(x) / temperature, y) * share
-        return torch.autograd.grad(loss, parameters, create_graph=differentiable)
-
-    with _exact(images.device):
-        if len(chunks) == 1:  # the gradient that is differentiated is the whole gradient: no need to compute it twice
-            inner = slope(*chunks[0], differentiable=True)
-            product = torch.autograd.grad(
-                inner, parameters, [g.detach() * (p != 0) for g, p in zip(inner, parameters, strict=True)]
-            )
-        else:
-            total = [torch.zeros_like(p) for p in parameters]
-            product = [torch.zeros_like(p) for p in parameters]
-            for chunk in chunks:
-                torch._foreach_add_(total, slope(*chunk, differentiable=False))
-            total = [g * (p != 0) for g, p in zip(total, parameters, strict=True)]
-            for chunk in chunks:
-                torch._foreach_add_(product, torch.autograd.grad(slope(*chunk, differentiable=True), parameters, total))
-    return {name: -(w * hg).detach() for (name, w), hg in zip(weights.items(), product, strict=True)}
+    product = [torch.zeros_like(p) for p in parameters]
+    whole = None
+    if (batches or -(-len(images) // CHUNK)) > 1:  # with one part, the gradient differentiated is already that of all images
+        whole = gradient(plain, images, labels, temperature=temperature, batch_norm=batch_norm, batches=batches)
+    with _exact(plain, images, batch_norm):
+        for loss in _losses(plain, images, labels, temperature, batches):
+            slope = torch.autograd.grad(loss, parameters, create_graph=True)
+            g = [s.detach() * (p != 0) for s, p in zip(whole.values() if whole else slope, parameters, strict=True)]
+            torch._foreach_add_(product, torch.autograd.grad(slope, parameters, g))
+    return {name: weight.detach() * hg for (name, weight), hg in zip(weights.items(), product, strict=True)}
 
 
-def grasp(
-    network: nn.Module, images: Tensor, labels: Tensor, *, temperature: float = TEMPERATURE, batch_norm: str = "train"
-) -> Scores:
-    """`grasp_score` with its sign turned, θ ⊙ (H g), so that the largest are kept."""
-    raw = grasp_score(network, images, labels, temperature=temperature, batch_norm=batch_norm)
-    return {name: -score for name, score in raw.items()}
-
-
+@registered
 def grasp_preserving(
     network: nn.Module, images: Tensor, labels: Tensor, *, temperature: float = TEMPERATURE, batch_norm: str = "eval"
 ) -> Scores:
     """|θ ⊙ (H g)|: keep what moves the gradient norm either way (Lubana and Dick 2021, section 4), for a network in training.
 
-    Once a network has learnt something, raising the gradient norm means unlearning it, and the signed score removes just
-    the weights that do so; preserving the norm does not. Batch norm uses the running statistics, that is, the function
-    the network has learnt.
+    Once a network has learnt something, raising the gradient norm means unlearning it, and the signed score does just that.
+    Batch norm uses the running statistics, that is, the function the network has learnt.
     """
-    raw = grasp_score(network, images, labels, temperature=temperature, batch_norm=batch_norm)
-    return {name: score.abs() for name, score in raw.items()}
+    signed = grasp(network, images, labels, temperature=temperature, batch_norm=batch_norm)
+    return {name: score.abs() for name, score in signed.items()}
 
 
-def grasp_absolute(network: nn.Module, images: Tensor, labels: Tensor) -> Scores:
+@registered
+def grasp_absolute(network: nn.Module, images: Tensor, labels: Tensor, *, temperature: float = TEMPERATURE) -> Scores:
     """`grasp_preserving` for a network before training, whose running statistics have seen nothing: those of the batch."""
-    return grasp_preserving(network, images, labels, batch_norm="train")
+    return grasp_preserving(network, images, labels, temperature=temperature, batch_norm="train")
 
 
+@registered
 def synflow(network: nn.Module, images: Tensor, labels: Tensor | None = None) -> Scores:
     """|θ ⊙ ∂R/∂θ| with R the sum of the outputs for an input of ones and every parameter made positive (Tanaka et al. 2020).
 
@@ -188,31 +215,36 @@ def synflow(network: nn.Module, images: Tensor, labels: Tensor | None = None) ->
         for parameter in plain.parameters():
             parameter.abs_()
         for module in plain.modules():
-            if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None:
+            if isinstance(module, _BatchNorm) and module.running_mean is not None:
                 module.running_mean.zero_()
     weights = models.weights(plain)
-    with _exact(images.device):
+    with _exact(plain, images, "eval"):
         flow = plain(images.new_ones((1, *images.shape[1:]), dtype=torch.float64)).sum()
         gradients = torch.autograd.grad(flow, list(weights.values()))
-    return {name: (w * g).abs().detach() for (name, w), g in zip(weights.items(), gradients, strict=True)}
+    return {name: (w.detach() * g).abs() for (name, w), g in zip(weights.items(), gradients, strict=True)}
 
 
-def _unseeded(score: Callable[..., Scores]) -> Callable[..., Scores]:
-    def seeded(network: nn.Module, images: Tensor, labels: Tensor, *, seed: int = 0) -> Scores:
-        return score(network, images, labels)
+@contextmanager
+def _exact(plain: nn.Module, images: Tensor, batch_norm: str) -> Iterator[None]:
+    """Batch norm as wanted; full fp32 and the same bits each time: no autocast, no TF32, no algorithm chosen by timing."""
+    if batch_norm not in ("train", "eval"):
+        raise ValueError(f'batch norm runs in "train" or "eval" mode, not {batch_norm!r}')
+    if not images.is_floating_point() or not len(images):
+        raise ValueError(f"a score takes normalised images, as data.normalize gives them, not {len(images)} of {images.dtype}")
+    for module in plain.modules():
+        if isinstance(module, _BatchNorm):
+            module.train(batch_norm == "train")
+    with (
+        torch.enable_grad(),
+        torch.autocast(images.device.type, enabled=False),
+        torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False),
+    ):
+        yield
 
-    seeded.__doc__ = score.__doc__
-    return seeded
 
-
-SCORES: dict[str, Callable[..., Scores]] = {
-    "magnitude": _unseeded(magnitude),
-    "magnitude_init": _unseeded(magnitude),
-    "random": random,
-    "snip": _unseeded(snip),
-    "grasp": _unseeded(grasp),
-    "grasp_absolute": _unseeded(grasp_absolute),
-    "grasp_preserving": _unseeded(grasp_preserving),
-    "synflow": _unseeded(synflow),
-}
-"""Method → score(network, images, labels, *, seed)."""
+def _losses(plain: nn.Module, images: Tensor, labels: Tensor, temperature: float, batches: int | None) -> Iterator[Tensor]:
+    """The loss of each part of the images, so weighted that they sum to the mean over all; see `gradient`."""
+    count = -(-len(images) // CHUNK)
+    spread = ((images[start::count], labels[start::count]) for start in range(count))
+    for x, y in spread if batches is None else zip(images.tensor_split(batches), labels.tensor_split(batches), strict=True):
+        yield F.cross_entropy(plain(x.float()) / temperature, y) * (len(y) / len(labels))
