@@ -1,38 +1,160 @@
-"""A Dask cluster whose workers make rows: one started on this machine, or a stranger's that has to be fit for it."""
+"""The same `study.compute` on a Dask cluster: at a scheduler's address, or on processes of this machine (docs/scaling.md).
 
+Machines need this code and the data, but no shared folder: results come back as values and are stored here.
+"""
+
+import asyncio
+import importlib
 import logging
 import os
-from collections.abc import Mapping
+import threading
+import uuid
+from collections.abc import Iterable, Sequence
+from concurrent.futures import CancelledError
+from contextlib import ExitStack
+from pathlib import Path
 
+import dask
+import distributed
 import torch
-from distributed import Nanny, Scheduler, SpecCluster
+from distributed import Client, Future, Nanny, Scheduler, SpecCluster, rpc
+from distributed.protocol.pickle import dumps
 
-RESOURCE = "row"
-WORKER = f'dask worker ADDRESS --nthreads 1 --resources "{RESOURCE}=1" --memory-limit 0'
+from helpers import files, machine, models, progress, results, settings, study
+from helpers.experiments import Channels, Experiment, New, Trained
 
-
-def require_workers(workers: Mapping[str, Mapping]) -> None:
-    """ValueError unless some worker takes rows, and each that does takes one at a time (training seeds a process as a whole)."""
-    rows = {address: worker.get("resources", {}).get(RESOURCE, 0) for address, worker in workers.items()}
-    if not any(rows.values()):
-        raise ValueError(f"no worker of the cluster takes rows; on each machine start one a GPU with: {WORKER}")
-    several = [address for address, count in rows.items() if count > 1]
-    if several:
-        raise ValueError(f"the worker {several[0]} takes {rows[several[0]]:g} rows at once; start it with: {WORKER}")
+_ONE_AT_A_TIME = threading.Lock()  # training seeds a whole process, however many threads its worker was started with
 
 
-def local(workers: int | None = None, threads: int | None = None) -> SpecCluster:
-    """Worker processes on this machine: one a GPU, else one for every two cores; they share the cores evenly."""
-    gpus, cores = torch.cuda.device_count(), os.cpu_count() or 1
-    count = workers or gpus or max(1, cores // 2)
-    threads = threads or max(1, cores // count)
+def make(planned: Sequence[Experiment], scheduler: str | None, workers: int | None, wait: float = 60) -> int:
+    """Have the missing results of `planned` made, the longest first, and store each as it arrives: 0, or 1 when one failed.
 
-    def options(i: int) -> dict:
-        environment = {"OMP_NUM_THREADS": str(threads)}
-        if gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = str(i % gpus)
-        return {"nthreads": 1, "resources": {RESOURCE: 1}, "memory_limit": 0, "env": environment, "silence_logs": logging.ERROR}
+    `scheduler` is an address; without one, `workers` processes of this machine do the work. A trained dense network is
+    made before what starts from it and travels as a file, so that all start from the same bits. Raises ConnectionError or
+    ValueError, in `wait` seconds, where no worker can do the work.
+    """
+    if not scheduler and (workers or 0) < 1:
+        raise ValueError(f"at least one worker is needed, not {workers}")
+    with ExitStack() as stack:
+        stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}))  # a network's file
+        address = scheduler or stack.enter_context(_local(workers)).scheduler_address
+        _check(address, wait)
+        return _make(stack.enter_context(Client(address, timeout=wait)), planned, wait)
 
-    nannies = {i: {"cls": Nanny, "options": options(i)} for i in range(count)}
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False}}
-    return SpecCluster(workers=nannies, scheduler=scheduler, name="rows", silence_logs=logging.ERROR)
+
+def _make(client: Client, planned: Sequence[Experiment], wait: float) -> int:
+    sources = dict.fromkeys(source for e in planned if (source := _source(e)))
+    stored = {e: results.load(e) for e in (*sources, *planned)}
+    digests = {e.dataset: r["weights_digest"] for e, r in reversed(stored.items()) if r and "weights_digest" in r}
+    missing = sorted((e for e in stored if stored[e] is None), key=_epochs, reverse=True)
+    waiting = {source: [e for e in missing if _source(e) == source] for source in sources}
+    token, pending, failed = uuid.uuid4().hex[:8], {}, False
+
+    def submit(chosen: Iterable[Experiment], dense: bytes | Future | None = None) -> None:
+        for e in chosen:
+            key, priority = ("experiment", e.dataset, e.name, token), 1e6 if e in sources else _epochs(e)
+            pending[client.submit(_compute, e, dense, key=key, priority=priority, pure=False)] = e
+
+    for source in sources:
+        if waiting[source] or source in missing:
+            submit([source], _file(source).read_bytes() if models.is_of(_file(source), source.hash) else None)
+    submit(e for e in missing if e not in sources and not _source(e))
+    while pending:
+        try:
+            done = distributed.wait(list(pending), timeout=wait, return_when="FIRST_COMPLETED").done
+        except (asyncio.TimeoutError, CancelledError):
+            if client.scheduler_info().get("workers"):
+                continue
+            raise ConnectionError("scheduler or workers are gone; what arrived is stored, the same command goes on") from None
+        for future in done:
+            e = pending.pop(future)
+            refused = str(future.exception()) if future.status == "error" else _store(e, *future.result(), digests)
+            after = waiting.get(e, [])
+            failed |= bool(refused)
+            progress.say(f"{e.dataset} {e.name}: {' '.join(refused.split()) or 'stored'}")
+            if after and not refused:  # behind a task that is the network: a worker that dies does not take it along
+                submit(after, client.submit(bytes, _file(e).read_bytes(), key=("network", e.dataset, token), pure=False))
+    return int(failed)
+
+
+def _compute(e: Experiment, dense: bytes | None) -> tuple[dict, bytes | None]:
+    """On a worker: the result and the file kept of it; `dense` is the file of the network to start from."""
+    with _ONE_AT_A_TIME:
+        if threads := os.environ.get("OMP_NUM_THREADS"):  # torch would follow MKL_NUM_THREADS, which Dask sets to 1
+            torch.set_num_threads(int(threads))
+        if dense is not None:
+            source = _source(e) or e
+            lock = settings.lock_path(source.profile, source.dataset, f"{source.name}-weights")
+            with files.lock(lock), files.atomic(_file(source)) as path:
+                path.write_bytes(dense)
+        result = study.compute(e)
+        return result, _file(e).read_bytes() if _file(e).is_file() else None
+
+
+def _store(e: Experiment, result: dict, content: bytes | None, digests: dict[str, str]) -> str:
+    """Store what arrived, unless it lies here already (a shared folder): "", or why it does not belong here."""
+    if (result["version"], result["hash"]) != (results.VERSION, e.hash):
+        return "refused, made by other code; bring all machines to one commit"
+    if (digest := result.get("weights_digest")) and digests.setdefault(e.dataset, digest) != digest:
+        return "refused, made from another dense network than the results here; give all machines the same weights"
+    if content is not None:
+        with files.atomic(_file(e)) as path:
+            path.write_bytes(content)
+    if results.load(e) is None:
+        columns = {*results.NUMBERS, *results.WORDS, *results.DETAILS}
+        results.save(e, {name: value for name, value in result.items() if name in columns})
+    return ""
+
+
+def _file(e: Experiment) -> Path:
+    """What is kept of its network: all of it where others may start from it."""
+    path_of = settings.network_path if e.prune is None and isinstance(e.start, New) else settings.kept_path
+    return path_of(e.profile, e.dataset, e.name)
+
+
+def _source(e: Experiment) -> Experiment | None:
+    """The experiment that trains the network which this one starts from, if one does."""
+    return e.start.dense if isinstance(e.start, Trained) else None
+
+
+def _epochs(e: Experiment) -> float:
+    """How long it takes, in epochs of the dense network; one of few channels takes about a quarter of that."""
+    return (e.recipe.epochs if e.recipe else 0) * (0.25 if isinstance(e.prune, Channels) else 1)
+
+
+def _local(count: int) -> SpecCluster:
+    """Worker processes of this machine, which share its cores and its GPUs evenly."""
+    threads, gpus = str(max(1, machine.cores() // count)), torch.cuda.device_count()
+    own = ({"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": str(i % gpus) if gpus else ""} for i in range(count))
+    options = {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.ERROR}
+    nannies = {i: {"cls": Nanny, "options": {**options, "env": environment}} for i, environment in enumerate(own)}
+    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": ":0"}}
+    return SpecCluster(workers=nannies, scheduler=scheduler, silence_logs=logging.ERROR)
+
+
+def _check(address: str, seconds: float) -> None:
+    """Return when all machines of the cluster can do the work, and there is one: for others Dask would wait for ever."""
+    asked = "for a scheduler"
+
+    async def check() -> None:
+        nonlocal asked
+        async with rpc(address, timeout=seconds) as scheduler:
+            versions, asked = {"the scheduler": await scheduler.versions()}, "for a worker"
+            while True:
+                for place, found in versions.items():
+                    if (theirs := found["packages"]["distributed"]) != distributed.__version__:
+                        raise ValueError(f"{place} runs Dask {theirs}, not {distributed.__version__}: install one version")
+                if len(versions) > 1:
+                    break
+                await asyncio.sleep(0.1)
+                versions |= await scheduler.broadcast(msg={"op": "versions"})
+            call, asked = {"function": dumps(importlib.import_module), "args": dumps((__name__,))}, "to import this program"
+            here, there = await asyncio.gather(scheduler.run_function(**call), scheduler.broadcast(msg={"op": "run", **call}))
+            for place, answer in {"the scheduler": here, **there}.items():
+                if answer["status"] != "OK":
+                    raise ValueError(f"{place} cannot import this program: {answer['exception_text']}; install it there")
+
+    try:
+        asyncio.run(asyncio.wait_for(check(), seconds))
+    except (asyncio.TimeoutError, OSError):
+        raise ConnectionError(f"{address} was asked {asked} for {seconds:g} seconds, in vain") from None
