@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from helpers.report import look
 from helpers.report.evidence import Evidence, Missing, called, networks, signed
 from helpers.report.rules import DENSE, NOT_MEASURED, Cheapest, Difference, EqualCost, MoreGradient, Provided, Ratio, Rule
 from helpers.report.tables import number_text
@@ -158,24 +159,25 @@ CLAIMS = (
 
 
 def judge(frame: pd.DataFrame) -> pd.DataFrame:
-    """Every statement judged on every data set of the frame that it is about, one line each.
+    """Every statement judged on every data set of the frame that it is about, one line each (also where there is none).
 
     `ours`, `theirs` and `threshold` are text for a table; `value`, `low` and `high` numbers in `unit` (95 % limits, wider
     where several pairs are searched; of test images alone where one seed is all there is); `seeds` the trainings of either.
     """
-    present, lines, evidence = list(dict.fromkeys(frame["dataset"])), [], {}
+    evidence, lines = {dataset: Evidence(frame, dataset) for dataset in dict.fromkeys(frame["dataset"])}, []
     for claim in CLAIMS:
-        for dataset in [name for name in present if name in (claim.only or present)] or claim.only[:1]:
+        for dataset in [name for name in evidence if name in (claim.only or evidence)] or list(evidence)[:1]:
             line = {"id": claim.id, "statement": claim.sentence, "where": claim.where, "dataset": dataset}
             line |= {"asked_here": claim.asked_here, "by_design": claim.by_design}
-            evidence[dataset] = evidence.get(dataset) or Evidence(frame, dataset)
-            lines.append(line | _judged(claim.rule, evidence[dataset]))
+            lines.append(line | _judged(claim, evidence[dataset]))
     return pd.DataFrame(lines)
 
 
-def _judged(rule: Rule, evidence: Evidence) -> dict:
+def _judged(claim: Claim, evidence: Evidence) -> dict:
     try:
-        found = rule.judge(evidence)
+        if claim.only and evidence.dataset not in claim.only:
+            raise Missing(f"the statement is about {' and '.join(map(look.dataset, claim.only))}")
+        found = claim.rule.judge(evidence)
     except Missing as gap:
         empty = dict.fromkeys(("ours", "theirs", "threshold", "seeds", "unit"), "")
         return {"verdict": NOT_MEASURED, **empty, "evidence": _sentences(f"{str(gap).removesuffix('.')}.")}
@@ -207,7 +209,7 @@ def decisions(frame: pd.DataFrame, dataset: str, *, lose: float = 1.0) -> pd.Dat
 
     One line a need: `network` (None where none is that good), `times_less` it costs than the dense network, `difference`
     with `low` and `high` in points, `seeds` of both. Networks that were trained longer than that control are not offered.
-    The choice sees test accuracy, which flatters the chosen one a little. Empty without a fine-tuned dense network.
+    The choice sees test accuracy, which flatters the chosen one a little. No lines without a fine-tuned dense network.
     """
     evidence, lines = Evidence(frame[frame["label"].isin(USABLE)], dataset), []
     control = next(iter(evidence.find(FINETUNED)), None)
@@ -223,4 +225,5 @@ def decisions(frame: pd.DataFrame, dataset: str, *, lose: float = 1.0) -> pd.Dat
                 made |= {"low": compared.total.low, "high": compared.total.high}
                 break
         lines.append(made)
-    return pd.DataFrame(lines)
+    network = ("network", "method", "label", "target_sparsity_pct", "times_less")
+    return pd.DataFrame(lines, columns=["need", "cost", *network, "difference", "low", "high", "seeds"])
