@@ -7,19 +7,21 @@ RUN     := $(VENV)/bin/python
 READY   := $(VENV)/installed.stamp
 
 export PYTHONUNBUFFERED = 1
+export SPARSITY
 
 .PHONY: report test lab study bench clean
 .DEFAULT_GOAL := report
 
 report: $(READY)  ## execute the notebooks and write the pages (PROFILE=demo, study or paper)
+	@$(if $(filter demo,$(PROFILE)),$(RUN) -m helpers.study --profile demo)
 	@$(RUN) -m helpers.report --profile $(PROFILE)
 
 test: $(READY)  ## every test; those that need real CIFAR or a browser say why they are skipped
-	@$(RUN) -m pytest
+	@$(RUN) -m pytest -n auto --dist loadfile
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
 
 lab: $(READY)  ## step through the notebooks in JupyterLab
-	@PROFILE=$(PROFILE) PYTHONPATH=$(CURDIR) $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_baseline.ipynb \
+	@PROFILE=$(PROFILE) $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_baseline.ipynb \
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
 study: PROFILE = study
