@@ -7,7 +7,6 @@ RUN     := $(VENV)/bin/python
 READY   := $(VENV)/installed.stamp
 
 export PYTHONUNBUFFERED = 1
-export SPARSITY
 
 .PHONY: report test lab study bench clean
 .DEFAULT_GOAL := report
