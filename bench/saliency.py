@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
-from helpers import machine, memory, models
+from helpers import machine, measurement, models
 from helpers.pruning import saliency
 
 GOAL = 4.0
@@ -51,13 +51,13 @@ def peak_mib(work: Callable, device: torch.device) -> float:
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
         work()
-        return (torch.cuda.max_memory_allocated() - before) / memory.MIB
+        return (torch.cuda.max_memory_allocated() - before) / measurement.MIB
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
             work()
     events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
-    return memory.live_bytes([(e.start_ns(), e.nbytes()) for e in events])[0] / memory.MIB
+    return measurement.live_bytes([(e.start_ns(), e.nbytes()) for e in events])[0] / measurement.MIB
 
 
 def run(quick: bool) -> list[dict]:

@@ -8,7 +8,7 @@ All sides run in turns in one process, in fp32 unless named otherwise, on the sa
     csr        torch.sparse CSR weights on unfolded inputs
     unpacked   weights kept sparse (COO) and turned dense in every forward pass, as in the assignment
     bf16       folded, channels_last, bfloat16
-    sparse     helpers.sparse.convolution
+    sparse     helpers.sparse
 
 The ratio is the strongest fp32 dense median over ours. The bound is what no multiply-add but those of kept weights would
 give at the dense speed: MACs / effective MACs. Efficiency is ratio / bound.
@@ -30,10 +30,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import budget, machine, models, pretrained, results, settings
+from helpers import experiments, machine, models, pretrained, results, settings
 from helpers.pruning import masks, sensitivity
-from helpers.results import RowKey
-from helpers.sparse import choice, convolution, kernels, layers
+from helpers.pruning.allocation import allocate
+from helpers.sparse import kernels, layers
+from helpers.sparse import network as execution
 
 GOALS = {
     **{("layerwise", 0.8033, 128): 2.0, ("layerwise", 0.8033, 1): 1.3},
@@ -67,27 +68,25 @@ def pruned(allocation: str, sparsity: float) -> tuple[models.VGG, float]:
     "layerwise" shares the zeros out by the study's sensitivity scan.
     """
     network, _ = trained()
-    weights = {f"{name}.weight": layer.weight.detach() for name, layer in models.weight_layers(network).items()}
-    if allocation == "uniform":
-        kept = {name: masks.kept_count(w.numel(), sparsity) for name, w in weights.items()}
-    elif allocation == "layerwise":
-        kept = sensitivity.allocate(network, sensitivity.Scan.from_dict(scanned()), sparsity)
+    if allocation == "layerwise":
+        mask = masks.magnitude(network, allocate(network, sensitivity.Scan(**scanned()), sparsity).kept)
     else:
-        scores = torch.cat([w.abs().flatten() for w in weights.values()])
-        chosen = masks.keep_largest(scores, masks.kept_count(scores.numel(), sparsity))
-        parts = chosen.split([w.numel() for w in weights.values()])
-        kept = {name: int(part.sum()) for name, part in zip(weights, parts, strict=True)}
-    mask = masks.magnitude(network, kept)
+        mask = {"uniform": masks.uniform, "global": masks.global_magnitude}[allocation](network, sparsity)
     mask.apply(network)
     return network, masks.effective_macs(network, mask) / models.macs(network)
 
 
 def scanned() -> dict | None:
-    """The scan in the study's row of layer-wise magnitude pruning, if that row is there."""
-    profile = settings.PROFILES["study"]
-    key = RowKey("cifar10", "layerwise_magnitude", profile.magnitude_sparsity_pct)
-    row = results.load_row(profile.name, key, budget.made_with(profile, key))
-    return row and row["scan"]
+    """The scan in the study's result of layer-wise magnitude pruning, if that result is there."""
+    made = stored("layerwise_magnitude")
+    return made and made["scan"]
+
+
+def stored(method: str) -> dict | None:
+    """The study's main result of a method on CIFAR-10, if it is there."""
+    planned = experiments.plan(settings.PROFILES["study"])
+    main = [e for e in planned if (e.dataset, e.method, e.label, e.seed) == ("cifar10", method, "", 0)]
+    return results.load(main[0])
 
 
 class CsrConvolution(nn.Module):
@@ -144,7 +143,7 @@ def sides(network: models.VGG, batch_compiled: int | None) -> dict[str, Callable
         "folded": lambda x: folded(last(x)),
         "csr": csr,
         "unpacked": unpacked,
-        "sparse": convolution.compile_sparse(network),
+        "sparse": execution.compile_sparse(network),
     }
     if torch.backends.cpu.get_cpu_capability() != "AVX2":  # where bfloat16 is emulated, twenty times slower than float32
         calls["bf16"] = lambda x: bf16(last(x).bfloat16()).float()
@@ -213,19 +212,15 @@ def by_layer(sparsity: float, batch: int, seconds: float) -> list[dict]:
     """Every layer by itself, oneDNN in channels_last against ours, each in its own layout."""
     network, _ = pruned("uniform", sparsity)
     rows, x = [], torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    for op in layers.operations(network):
-        if not isinstance(op, layers.Operation):
-            x = op(x)
-            continue
+    layout = layers.IMAGES if batch >= execution.FEWEST_IMAGES else layers.POSITIONS
+    for op in execution.operations(network):
         size = (*x.shape[1:], 1, 1)[:3]
         dense, last = layers.dense_step(op), x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-        if layers.layout_of(batch) == layers.IMAGES:
-            sparse, ours = layers.images_step(op, *size), kernels.to_images(x, layers.lanes_of())
-        else:
-            sparse, ours = layers.positions_step(op, *size), x.contiguous()
+        sparse, ours = execution.SPARSE_STEP[layout](op, *size), execution.CONVERSIONS[layout][0](x)
         calls = {"dense": lambda dense=dense, last=last: dense(last), "sparse": lambda sparse=sparse, ours=ours: sparse(ours)}
         median = {name: statistics.median(times) for name, times in in_turns(calls, seconds).items()}
         ratio = median["dense"] / median["sparse"]
+        density = int(op.weight.count_nonzero()) / op.weight.numel()
         rows.append(
             {
                 "name": f"{op.name} {'x'.join(map(str, size))}, uniform {sparsity:.0%}, batch {batch}",
@@ -233,7 +228,7 @@ def by_layer(sparsity: float, batch: int, seconds: float) -> list[dict]:
                 "theirs_ms": median["dense"],
                 "ratio": ratio,
                 "goal": None,
-                "note": f"bound {1 / op.density:.2f}x, efficiency {ratio * op.density:.2f}",
+                "note": f"bound {1 / density:.2f}x, efficiency {ratio * density:.2f}",
             }
         )
         x = dense(last)
@@ -303,7 +298,8 @@ def main() -> None:
             continue
         goal = row["goal"] or ""
         print(f"{row['name']:58} {row['ours_ms']:9.2f} {row['theirs_ms']:10.2f} {row['ratio']:6.2f}x {goal:>5}  {row['note']}")
-    dense = [f"{c.layout}: {c.name} ({c.density:.0%})" for c in choice.table(pruned("global", 0.8033)[0]) if c.kind == "dense"]
+    plan = execution.compile_sparse(pruned("global", 0.8033)[0]).plan
+    dense = [f"{layout}: {name}" for layout, kinds in plan.items() for name, kind in kinds.items() if kind == "dense"]
     print("layers that run dense with the global mask: " + (", ".join(dense) or "none"))
 
 

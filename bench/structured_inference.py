@@ -13,24 +13,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from bench.sparse_inference import in_turns, p90, pruned, scanned, weights
-from helpers import budget, machine, models, results, settings
-from helpers.results import RowKey
-from helpers.sparse import convolution
+from bench.sparse_inference import in_turns, p90, pruned, scanned, stored, weights
+from helpers import machine, models
+from helpers.sparse import kernels
+from helpers.sparse import network as execution
 
 SPARSITIES = (0.8033, 0.875, 0.9375)
 BATCHES = (128, 1)
 
 
 def fewer_channels() -> models.VGG | None:
-    """A network of the widths that the study's channel pruning chose on CIFAR-10; None without its row."""
-    profile, key = settings.PROFILES["study"], RowKey("cifar10", "lasso_channels")
-    row = results.load_row(profile.name, key, budget.made_with(profile, key))
-    if row is None:
+    """A network of the widths that the study's channel pruning chose on CIFAR-10; None without that result."""
+    made = stored("lasso_channels")
+    if made is None:
         return None
     torch.manual_seed(0)
-    network = models.VGG(10, row["widths"]).eval()
-    assert models.macs(network) == row["effective_macs"], "not the network of the row"
+    network = models.VGG(10, made["widths"]).eval()
+    assert models.macs(network) == made["effective_macs"], "not the network of the result"
     return network
 
 
@@ -49,7 +48,7 @@ def dense_sides(network: models.VGG, compile_dense: bool) -> dict[str, Callable[
 
 def run(quick: bool = False) -> list[dict]:
     """One row a batch size and sparsity; none where the study's rows are not there."""
-    reason, network = convolution.available(), fewer_channels()
+    reason, network = kernels.available(), fewer_channels()
     if scanned() is None or network is None:
         reason = "the study's rows of CIFAR-10 are not there"
     if reason is not None:
@@ -58,7 +57,7 @@ def run(quick: bool = False) -> list[dict]:
     for batch in BATCHES:
         images = torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
         calls = dense_sides(network, not quick)
-        calls |= {sparsity: convolution.compile_sparse(pruned("layerwise", sparsity)[0]) for sparsity in SPARSITIES}
+        calls |= {sparsity: execution.compile_sparse(pruned("layerwise", sparsity)[0]) for sparsity in SPARSITIES}
         times = in_turns(
             {side: lambda call=call, images=images: call(images) for side, call in calls.items()}, 1 if quick else 15
         )

@@ -168,13 +168,13 @@ def _on_cpu(network: nn.Module, batch: Tensor, held: int, passes: int = 5) -> tu
             with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
                 network(batch)
         events = [e for e in recorded.profiler.kineto_results.events() if e.name() == "[memory]"]
-        readings.append(_live_bytes([(e.start_ns(), e.nbytes()) for e in events]))
+        readings.append(live_bytes([(e.start_ns(), e.nbytes()) for e in events]))
     peaks, averages = zip(*readings, strict=True)
     method = "live bytes of the CPU allocator over one forward pass (torch.profiler), weights and input included"
     return held + max(peaks), held + statistics.median(averages), method
 
 
-def _live_bytes(events: list[tuple[int, int]]) -> tuple[int, float]:
+def live_bytes(events: list[tuple[int, int]]) -> tuple[int, float]:
     """(peak, time average) of the bytes alive, from (time, bytes allocated or −bytes released) pairs."""
     if not events:
         return 0, 0.0

@@ -80,11 +80,11 @@ def test_a_network_that_is_no_vgg_is_measured_alike():
     assert measurement.latency({"": network}, batch, min_seconds=0.01, rounds=1)[""].median_ms > 0
 
 
-def test_live_bytes_of_a_known_history():
+def testlive_bytes_of_a_known_history():
     # 100 bytes for 1 unit of time, 300 for 2, 200 for 1, nothing for 1: (100 + 600 + 200) / 5
     events = [(10, 100), (11, 200), (13, -100), (14, -200), (15, 0)]
-    assert measurement._live_bytes(list(reversed(events))) == (300, pytest.approx(180))
-    assert measurement._live_bytes([]) == (0, 0.0)
+    assert measurement.live_bytes(list(reversed(events))) == (300, pytest.approx(180))
+    assert measurement.live_bytes([]) == (0, 0.0)
 
 
 def test_memory_on_a_cpu_is_the_bytes_of_weights_input_and_live_activations():

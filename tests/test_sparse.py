@@ -198,7 +198,7 @@ def test_only_non_zeros_are_listed():
 @needs_kernels
 def test_the_faster_kind_is_measured_once_and_a_damaged_file_of_it_again(tmp_path, monkeypatch):
     monkeypatch.setenv("SPARSE_CACHE", str(tmp_path))
-    monkeypatch.setattr(network, "SECONDS", 0)
+    monkeypatch.setattr(network, "TURNS", 1)
     net = pruned(1.0, widths=(4, "M"), hidden=(), side=8)
     with torch.no_grad():
         net.features[0].weight.view(-1)[:86] = 0  # 22 of 108 are left, a little more than four twentieths
@@ -227,7 +227,7 @@ def test_the_faster_kind_is_measured_once_and_a_damaged_file_of_it_again(tmp_pat
 @needs_kernels
 @pytest.mark.parametrize("layout", [layers.IMAGES, layers.POSITIONS])
 def test_the_much_faster_kind_is_chosen(monkeypatch, layout):
-    monkeypatch.setattr(network, "SECONDS", 0)
+    monkeypatch.setattr(network, "TURNS", 1)
     op, enough = layers.Operation("", torch.ones(8, 3, 3, 3), torch.zeros(8), 1, 1), torch.zeros(1)
     slow = lambda x: sum(torch.rand(1_000_000) for _ in range(3)).sum() * x  # noqa: E731
     monkeypatch.setitem(network.CONVERSIONS, layout, (lambda x: x, lambda x: x))
@@ -243,7 +243,11 @@ def test_wrong_input_and_wrong_plans_are_named():
         ours(torch.zeros(1, 3, 16, 16, dtype=torch.float64))
     with pytest.raises(ValueError, match="3, 16, 16"):
         ours(torch.zeros(3, 16, 16))
-    for plan in ({"images": {"features.99": "dense"}}, {"pictures": {"features.0": "dense"}}):
+    for plan in (
+        {"images": {"features.99": "dense"}},
+        {"pictures": {"features.0": "dense"}},
+        {"images": {"features.0": "quick"}},
+    ):
         with pytest.raises(ValueError, match="features"):
             network.compile_sparse(pruned(), plan=plan)
     with pytest.raises(RuntimeError):
@@ -284,6 +288,7 @@ REFUSED = {
         "features.1 is BatchNorm2d.*track_running_stats=False",
     ),
     "batch norm in the head": (replaced("classifier", 2, nn.BatchNorm1d(11)), "classifier.2 is BatchNorm1d"),
+    "another head": (lambda net: setattr(net, "classifier", nn.Linear(32, 4)), "classifier has .*forward"),
     "another activation": (replaced("features", 2, nn.LeakyReLU()), "features.2 is LeakyReLU"),
     "linear before the head": (replaced("features", 2, nn.Linear(16, 16)), "features.2 is Linear"),
     "nested": (replaced("features", 2, nn.Sequential(nn.ReLU())), "features.2 is Sequential"),

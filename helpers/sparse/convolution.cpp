@@ -20,7 +20,9 @@
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <new>
+#include <type_traits>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -200,9 +202,21 @@ inline type larger(type a, type b) {
   return ((a < b) | (b != b)) ? b : a;
 }
 
+// The largest of a 2x2 window, NaN where one of them is. Of numbers, their sum finds a NaN sooner; it also stops at infinities of
+// both signs, to which the slower answer is right as well.
 template <typename type>
-inline type rectified(type x) {
-  return x < type{} ? type{} : x;
+inline type largest(type a, type b, type c, type d) {
+  if constexpr (std::is_same_v<type, float>) {
+    const float sum = (a + b) + (c + d);
+    if (__builtin_expect(sum == sum, 1)) return std::max(std::max(a, b), std::max(c, d));
+  }
+  return larger(larger(a, b), larger(c, d));
+}
+
+// NaN where x is.
+template <typename type>
+inline type at_least(type least, type x) {
+  return x < least ? least : x;
 }
 
 // The finished sums of one filter's tile, to the output: ReLU, then the maximum of each 2x2 if the layer pools.
@@ -215,15 +229,15 @@ void store_images(const Layer& g, const float* sums, float* plane, int64_t y0, i
     for (int64_t r = 0; r + 1 < rows; r += 2)
       for (int64_t q = 0; q + 1 < columns; q += 2) {
         const vector* s = sum + r * C + q;
-        const vector most = larger(larger(s[0], s[1]), larger(s[C], s[C + 1]));
+        const vector most = largest<vector>(s[0], s[1], s[C], s[C + 1]);
         float* to = plane + ((y0 + r) / 2 * width + (x0 + q) / 2) * V;
-        *reinterpret_cast<vector*>(to) = g.relu ? rectified(most) : most;
+        *reinterpret_cast<vector*>(to) = g.relu ? at_least(vector{}, most) : most;
       }
   } else {
     for (int64_t r = 0; r < rows; ++r)
       for (int64_t q = 0; q < columns; ++q) {
         const vector v = sum[r * C + q];
-        *reinterpret_cast<vector*>(plane + ((y0 + r) * width + x0 + q) * V) = g.relu ? rectified(v) : v;
+        *reinterpret_cast<vector*>(plane + ((y0 + r) * width + x0 + q) * V) = g.relu ? at_least(vector{}, v) : v;
       }
   }
 }
@@ -284,7 +298,7 @@ void product_images_grouped(const Layer& g, const float* x, float* out, int64_t 
         for (int64_t f = f0; f < f1; f += step) {
           vector most = sum[(f - f0) * G + i];
           for (int64_t s = 1; s < step; ++s) most = larger(most, sum[(f - f0 + s) * G + i]);
-          *reinterpret_cast<vector*>(out + ((i0 + i) * outputs + f / step) * V) = g.relu ? rectified(most) : most;
+          *reinterpret_cast<vector*>(out + ((i0 + i) * outputs + f / step) * V) = g.relu ? at_least(vector{}, most) : most;
         }
     }
   });
@@ -348,19 +362,18 @@ Accumulate positions_kernel(int64_t positions, int64_t* computed) {
 
 void store_positions(const Layer& g, const float* sum, float* plane, int64_t y0, int64_t x0) {
   const int64_t rows = std::min(g.rows, g.out_height - y0), columns = std::min(g.columns, g.out_width - x0);
+  const float least = g.relu ? 0 : -std::numeric_limits<float>::infinity();
   if (g.pool) {
     for (int64_t r = 0; r + 1 < rows; r += 2)
       for (int64_t q = 0; q + 1 < columns; q += 2) {
         const float* s = sum + r * g.columns + q;
-        const float most = larger(larger(s[0], s[1]), larger(s[g.columns], s[g.columns + 1]));
-        plane[(y0 + r) / 2 * (g.out_width / 2) + (x0 + q) / 2] = g.relu ? rectified(most) : most;
+        const float most = largest(s[0], s[1], s[g.columns], s[g.columns + 1]);
+        plane[(y0 + r) / 2 * (g.out_width / 2) + (x0 + q) / 2] = at_least(least, most);
       }
   } else {
     for (int64_t r = 0; r < rows; ++r)
-      for (int64_t q = 0; q < columns; ++q) {
-        const float v = sum[r * g.columns + q];
-        plane[(y0 + r) * g.out_width + x0 + q] = g.relu ? rectified(v) : v;
-      }
+      for (int64_t q = 0; q < columns; ++q)
+        plane[(y0 + r) * g.out_width + x0 + q] = at_least(least, sum[r * g.columns + q]);
   }
 }
 
@@ -477,7 +490,7 @@ int product_single(const Layer* layer, const float* x, float* out, int64_t image
         for (; i < last; ++i) sum[0] += g.values[i] * input[g.offsets[i]];
       }
       const float total = (sum[0] + sum[1]) + (sum[2] + sum[3]);
-      out[task] = g.relu ? rectified(total) : total;
+      out[task] = g.relu ? at_least(0.0f, total) : total;
     }
   });
   return 0;

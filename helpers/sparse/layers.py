@@ -43,10 +43,6 @@ class Operation:
     def linear(self) -> bool:
         return self.weight.dim() == 2
 
-    @property
-    def density(self) -> float:
-        return int(self.weight.count_nonzero()) / self.weight.numel()
-
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Of the convolution, before the pool."""
         kernel = self.weight.shape[-1]
@@ -78,22 +74,6 @@ def lists(weight: Tensor, block: int, offset: Offset) -> dict[str, Tensor]:
     return dict(zip(("values", "offsets", "starts"), map(torch.from_numpy, parts), strict=True))
 
 
-def unfolded(weight: Tensor, height: int, width: int, stride: int, padding: int) -> Tensor:
-    """A convolution on a small map as the matrix it is: (filters × out positions, channels × in positions).
-
-    Taps that fall on the zero padding have no entry, so a 3×3 convolution of a 2×2 map costs 16 multiply-adds a weight pair
-    of channels instead of 36.
-    """
-    filters, channels, kernel, _ = weight.shape
-    out_height, out_width = (height + 2 * padding - kernel) // stride + 1, (width + 2 * padding - kernel) // stride + 1
-    matrix = weight.new_zeros(filters, out_height, out_width, channels, height, width)
-    for oy, ox, ky, kx in np.ndindex(out_height, out_width, kernel, kernel):
-        y, x = oy * stride + ky - padding, ox * stride + kx - padding
-        if 0 <= y < height and 0 <= x < width:
-            matrix[:, oy, ox, :, y, x] = weight[:, :, ky, kx]
-    return matrix.view(filters * out_height * out_width, channels * height * width)
-
-
 def _block(channels: int, bytes_per_channel: int, most: int) -> int:
     """Channels a block: as many as the cache holds, evenly shared."""
     count = -(-channels // max(1, min(most, L1_BYTES // bytes_per_channel)))
@@ -118,12 +98,22 @@ def _step(function: str, weight: Tensor, bias: Tensor, block: int, offset: Offse
 
 
 def _product(op: Operation, height: int, width: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
-    """A linear layer, or a convolution of a tiny map, as (matrix as a 1×1 convolution's weight, bias, output map)."""
+    """A linear layer, or a convolution of a tiny map, as (matrix as a 1×1 convolution's weight, bias, output map).
+
+    Taps that fall on the zero padding have no entry, so a 3×3 convolution of a 2×2 map costs 16 multiply-adds a weight pair
+    of channels instead of 36.
+    """
     if op.linear:
         return op.weight[:, :, None, None], op.bias, (1, 1)
+    filters, channels, kernel, _ = op.weight.shape
     size = op.out_size(height, width)
-    matrix = unfolded(op.weight, height, width, op.stride, op.padding)
-    return matrix[:, :, None, None], op.bias.repeat_interleave(math.prod(size)), size
+    matrix = op.weight.new_zeros(filters, *size, channels, height, width)
+    for oy, ox, ky, kx in np.ndindex(*size, kernel, kernel):
+        y, x = oy * op.stride + ky - op.padding, ox * op.stride + kx - op.padding
+        if 0 <= y < height and 0 <= x < width:
+            matrix[:, oy, ox, :, y, x] = op.weight[:, :, ky, kx]
+    outputs = math.prod(size)
+    return matrix.view(filters * outputs, channels * height * width, 1, 1), op.bias.repeat_interleave(outputs), size
 
 
 def images_step(op: Operation, channels: int, height: int, width: int) -> Step:
@@ -173,9 +163,8 @@ def positions_step(op: Operation, channels: int, height: int, width: int) -> Ste
 
     numbers, size = op.geometry(channels, height, width)
     block = _block(channels, area * 4, MOST_OFFSET // area)
-    return _step(
-        "conv_positions", op.weight, op.bias, block, offset, (len(op.weight), *size), **numbers, rows=rows, columns=columns
-    )
+    numbers |= {"rows": rows, "columns": columns}
+    return _step("conv_positions", op.weight, op.bias, block, offset, (len(op.weight), *size), **numbers)
 
 
 def dense_step(op: Operation) -> Step:

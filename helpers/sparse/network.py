@@ -6,9 +6,10 @@ built everything runs dense; `kernels.available()` says why.
 """
 
 import hashlib
-import time
+import timeit
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ CONVERSIONS = {IMAGES: (kernels.to_images, kernels.from_images), POSITIONS: (Ten
 TRIED = {IMAGES: 32, POSITIONS: 1}  # images, where it is measured which is faster
 BUCKETS = 20  # densities are rounded up to 1/20
 MARGIN = 1.15  # a layer runs dense only if that is faster by more than the noise of a busy machine
-SECONDS = 0.04  # the least time of each kind counts, in turns for so long and four turns at least
+TURNS = 10  # of which the least time counts
 HEAD = (nn.Linear, nn.ReLU, nn.Dropout, nn.Identity)
 PARTS = {"features": (nn.Conv2d, nn.BatchNorm2d, nn.MaxPool2d, *HEAD[1:]), "classifier": HEAD}
 ORDER = "square convolution, batch norm, ReLU, 2×2 max-pool, then linear layers with ReLU, in this order"
@@ -40,12 +41,11 @@ def operations(network: models.VGG) -> list[Operation]:
     """
     models.require_vgg(network)
     for name, module in network.named_modules():
-        own = "forward" in vars(module) or (module is network and type(module).forward is not models.VGG.forward)
+        kind = models.VGG if module is network else nn.Sequential if name in PARTS else type(module)
+        own = "forward" in vars(module) or type(module).forward is not kind.forward
         if own or module._forward_hooks or module._forward_pre_hooks:
             hint = "masks of torch.nn.utils.prune become permanent by prune.remove"
-            raise ValueError(
-                f"{name or 'the network'} has a hook or forward of its own, which sparse kernels would skip ({hint})"
-            )
+            raise ValueError(f"{name or 'the network'} has a hook or forward of its own, which kernels would skip ({hint})")
     for name, weight in network.named_parameters():
         if weight.device.type != "cpu" or weight.dtype != torch.float32:
             here = f"{name} is {weight.dtype} on {weight.device}"
@@ -103,14 +103,13 @@ class SparseNetwork:
 
     def __init__(self, ops: Sequence[Operation], plan: Plan):
         self.reason, self._ops = kernels.available(), ops
-        if unknown := {(layout, name) for layout in plan for name in plan[layout]} - {
-            (s, op.name) for s in SPARSE_STEP for op in ops
-        }:
-            raise ValueError(f"the plan names {min(unknown)}, which is no layout and layer of this network")
         kind = "sparse" if self.reason is None else "dense"
         self.plan = {layout: dict.fromkeys((op.name for op in ops), kind) for layout in SPARSE_STEP}
-        for layout in plan if self.reason is None else ():
-            self.plan[layout] |= plan[layout]
+        for layout, kinds in plan.items():
+            for name, kind in kinds.items():
+                if name not in self.plan.get(layout, ()) or kind not in ("dense", "sparse"):
+                    raise ValueError(f"the plan says {kind!r} of {layout}, {name}: no kind, layout or layer of this network")
+                self.plan[layout][name] = kind if self.reason is None else "dense"
         self._compiled: dict[tuple, list[Step]] = {}
 
     @torch.no_grad()
@@ -167,13 +166,15 @@ def _measured(ops: Sequence[Operation], shape: Sequence[int]) -> Plan:
             faster = files.load_json(path)
         except (FileNotFoundError, files.CorruptFile):
             faster = {}
+        before = len(faster)
         for op, size in _sized(ops, shape):
             bucket = -(-int(op.weight.count_nonzero()) * BUCKETS // op.weight.numel())  # the next twentieth above
             of = f"{[*op.weight.shape]} on {size}, {op.stride, op.padding, op.relu, op.pool}, density {bucket}/{BUCKETS}"
             for layout in plan:
                 plan[layout][op.name] = faster.get(f"{layout} {of}") or _faster(op, size, layout)
                 faster[f"{layout} {of}"] = plan[layout][op.name]
-        files.save_json(path, faster)
+        if len(faster) > before:
+            files.save_json(path, faster)
     return plan
 
 
@@ -181,11 +182,7 @@ def _faster(op: Operation, size: tuple[int, int, int], layout: str) -> str:
     (enter, leave), dense = CONVERSIONS[layout], layers.dense_step(op)
     calls = {"sparse": SPARSE_STEP[layout](op, *size), "dense": lambda x: enter(dense(leave(x)))}
     x, least = enter(torch.ones(TRIED[layout], *size)), dict.fromkeys(calls, float("inf"))
-    began, turns = time.perf_counter(), 0
-    while turns < 4 or time.perf_counter() - began < SECONDS:
+    for _ in range(TURNS):
         for kind, call in calls.items():
-            before = time.perf_counter()
-            call(x)
-            least[kind] = min(least[kind], time.perf_counter() - before)
-        turns += 1
+            least[kind] = min(least[kind], timeit.timeit(partial(call, x), number=1))
     return "dense" if MARGIN * least["dense"] < least["sparse"] else "sparse"
