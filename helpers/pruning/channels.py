@@ -144,7 +144,7 @@ def remove(network: models.VGG, kept: Mapping[str | int, Tensor]) -> models.VGG:
         if not len(index) or index[0] < 0 or index[-1] >= total or (index.diff() <= 0).any():
             raise ValueError(f"the kept channels of {found[number].name} must ascend from 0 to at most {total - 1}")
         cut(found[number], found[number + 1], index)
-    return _rebuilt(network, sliced)
+    return rebuilt(network, sliced)
 
 
 def _copied(network: models.VGG) -> models.VGG:
@@ -154,7 +154,7 @@ def _copied(network: models.VGG) -> models.VGG:
     return copy.deepcopy(network).eval()
 
 
-def _rebuilt(network: models.VGG, sliced: models.VGG) -> models.VGG:
+def rebuilt(network: models.VGG, sliced: models.VGG) -> models.VGG:
     """A clean VGG with the tensors of `sliced`, a cut copy of `network`."""
     counts = [len(unit.layer.weight) for unit in convolutions(sliced)]
     small = models.build(network.architecture() | {"widths": list(with_conv_widths(network.widths, counts))})
@@ -284,7 +284,7 @@ def prune(
         errors = [regression.relative_error(statistics, everything, weights) for weights in (W, solved)]
         indices, seconds = tuple(kept.tolist()), perf_counter() - started
         reports.append(LayerReport(unit.name, name, channels, count, indices, *errors, penalty, solver, statistics.rows, seconds))
-    return _rebuilt(network, sliced), reports
+    return rebuilt(network, sliced), reports
 
 
 def _counts(network: models.VGG, widths: Sequence[int | str]) -> list[int]:

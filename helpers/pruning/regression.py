@@ -1,9 +1,8 @@
 """Least squares and LASSO for one layer, from sums over its sampled inputs (He, Zhang and Sun 2017).
 
-A layer is a matrix product Y = X Wᵀ + b. A row of X is what the layer reads at one position of one image: nine taps of all
-channels for a 3×3 convolution, all positions of the map for a linear layer that reads maps, one tap for any other. Columns
-stand tap by tap, so W is (outputs, taps · channels). XᵀX, XᵀY and the means are all that LASSO and least squares need
-(`Statistics`); no row is kept. The sums are about the means, and the bias is mean(Y) − W mean(X).
+A layer is a matrix product Y = X Wᵀ + b. A row of X is what it reads at one position of one image: nine taps of all channels
+for a 3×3 convolution, all positions of the map for a linear layer that reads maps, one tap for any other. Columns stand tap by
+tap, so W is (outputs, taps · channels). XᵀX, XᵀY (about the means) and the means are all that LASSO and least squares need.
 """
 
 import copy
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 RIDGE = 1e-3  # of the mean diagonal of XᵀX
+ROUNDING = 1e-6  # of float32 sums
 DEAD = 1e-7  # a channel with less than this share of the largest one's energy carries nothing
 STEPS = 8  # that a LASSO path may take for each channel
 
@@ -89,9 +89,7 @@ class Statistics:
         """Turn the sums into sums about the means. Raises ValueError without rows, and where a sum is not a finite number."""
         if self.rows == 0:
             raise ValueError("no rows were added")
-        for tap in range(0, len(self.xx), self.channels):
-            later = tap + self.channels
-            self.xx[later:, tap:later] = self.xx[tap:later, later:].T
+        self.xx = self.xx.triu_() + self.xx.triu(1).T
         self.x_mean /= self.rows
         self.y_mean /= self.rows
         x_mean = self.x_mean.float()
@@ -112,6 +110,11 @@ class Statistics:
             if not all(math.isfinite(part.sum()) for part in sums):  # NaN would read as a perfect fit later on
                 raise ValueError(f"the {what} of this layer are not finite numbers: look for NaN or overflow in the network")
         return self
+
+    @property
+    def constant(self) -> bool:
+        """Whether X does not vary: what is left of XᵀX (centred) is rounding."""
+        return bool(self.xx.diagonal().mean() <= ROUNDING * self.rows * self.x_mean.square().mean())
 
     def columns(self, channels: Tensor) -> Tensor:
         """The columns of X that belong to `channels`, tap by tap."""
@@ -149,8 +152,7 @@ def collect(
             X = maps.flatten(2).transpose(1, 2) if maps.dim() > 2 else maps.unsqueeze(1)
         else:
             X = patches(maps, samples.positions_of(count, maps.shape[-1])[here, :per_image])
-        if statistics is None:
-            statistics = Statistics(*X.shape[1:], len(layer.weight), maps.device)
+        statistics = statistics or Statistics(*X.shape[1:], len(layer.weight), maps.device)
         statistics.add(X, None if Y is None else Y[here].flatten(0, 1))
         done += len(maps)
         if rows and statistics.rows >= rows:
@@ -165,7 +167,7 @@ def matrix(layer: nn.Conv2d | nn.Linear, taps: int) -> Tensor:
 
 
 def assign(layer: nn.Conv2d | nn.Linear, W: Tensor, bias: Tensor, taps: int) -> None:
-    """Give the layer the weights W (outputs, taps · channels) and the bias, in place."""
+    """Give the layer the weights W (outputs, taps · channels) and the bias (outputs,), in place."""
     layer.weight = nn.Parameter(W.view(len(W), taps, -1).transpose(1, 2).reshape(layer.weight.shape))
     layer.bias = nn.Parameter(bias)
 
@@ -195,10 +197,10 @@ class Path:
         return torch.from_numpy(np.lexsort((np.arange(len(gain)), -gain, entered)).copy())
 
     def keep(self, count: int) -> tuple[Tensor, float]:
-        """(`count` channels in ascending order, the smallest λ, as far as the path was followed, at which it holds so many).
+        """(`count` channels, ascending, and the smallest λ at which the path holds exactly so many).
 
-        Any count from 1 to all. A path that never holds so many, as with dead or equal channels, is completed from `order`
-        at λ = 0. ValueError for another count, and for one that a path not followed to its end does not reach.
+        Any count from 1 to all, or up to where the path was followed; else ValueError. A path that never holds so many, as
+        with dead or equal channels, is completed from `order` at λ = 0.
         """
         sizes = (self.beta != 0).sum(axis=0)
         most = len(self.gram) if self.whole else sizes.max()
@@ -213,21 +215,20 @@ class Path:
 def path(statistics: Statistics, W: Tensor, count: int | None = None) -> Path:
     """The LASSO path of a layer with weights W, by least-angle regression (Efron et al. 2004).
 
-    The whole path, or with `count` as far as needed to see more than `count` channels in it.
+    The whole path, or with `count` only until it holds more channels than that.
     """
     taps, c = statistics.taps, statistics.channels
-    # both follow from the sums and W, so no row is looked at again
-    gram = ((W.T @ W) * statistics.xx).view(taps, c, taps, c).sum((0, 2), dtype=torch.float64)
-    gram = ((gram + gram.T) / 2).cpu().numpy()
+    gram = ((W.T @ W) * statistics.xx).view(taps, c, taps, c).sum((0, 2), dtype=torch.float64).cpu().numpy()
     correlation = (W.T * statistics.xy).view(taps, c, -1).sum((0, 2), dtype=torch.float64).cpu().numpy()
     alive = np.flatnonzero(np.diag(gram) > DEAD * np.diag(gram).max())
     if not len(alive):
         return Path(np.zeros(1), np.zeros((c, 1)), gram, correlation)
-    sums, most = (correlation[alive], gram[np.ix_(alive, alive)]), STEPS * len(alive)
-    steps, seen, whole = most if count is None else min(most, count + count // 4 + 8), 0, False
+    most, seen, whole = STEPS * len(alive), 0, False
+    steps = min(most, count + count // 4 + 8) if count else most
     while not whole and (count is None or seen <= count):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # an early end, where channels are equal: see Path.keep
+            sums = correlation[alive], gram[np.ix_(alive, alive)]
             penalties, _, found = lars_path_gram(*sums, n_samples=statistics.rows, max_iter=steps, method="lasso")
         seen, whole = (found != 0).sum(axis=0).max(), steps == most or len(penalties) <= steps
         steps = min(most, 2 * steps)  # channels left the path on the way: go further
@@ -254,25 +255,25 @@ def solve(statistics: Statistics, channels: Tensor, W: Tensor, *, ridge: float =
     """min over V of ‖Y − X_K Vᵀ‖² + ρ ‖V − W‖²: least squares with a small ridge that pulls towards W.
 
     W (outputs, taps · kept) are the weights so far, so a layer that loses nothing keeps them up to rounding. ρ is `ridge`
-    times the mean diagonal of XᵀX. A system that is singular all the same is solved by the pseudo-inverse; `solver` says so.
+    times the mean diagonal of XᵀX, up to a thousandfold where rounding needs more (`solver` says so); else ValueError.
     """
     part = statistics.restricted(channels)
-    residual = part.xy - part.xx @ W.T
-    factor = _cholesky(part.xx, ridge)
-    if factor is not None:
-        solved, solver = W + torch.cholesky_solve(residual, factor).T, f"cholesky, ridge {ridge:.0e}"
-    else:
-        inverse = torch.linalg.pinv(part.xx.double(), hermitian=True, rtol=1e-6)
-        solved, solver = W + (inverse @ residual.double()).T.to(W.dtype), "pseudo-inverse"
+    solved, solver = W, "none: the kept channels are constant"
+    if not part.constant:
+        factor, used = _cholesky(part.xx, ridge)
+        solved, solver = W + torch.cholesky_solve(part.xy - part.xx @ W.T, factor).T, f"cholesky, ridge {used:.0e}"
     return Solution(solved, (part.y_mean - solved.double() @ part.x_mean).to(W.dtype), solver)
 
 
-def _cholesky(xx: Tensor, ridge: float) -> Tensor | None:
-    """L with L Lᵀ = XᵀX + ridge · its mean diagonal; None where that is not positive definite."""
-    damped = xx.clone()
-    damped.diagonal().add_(ridge * xx.diagonal().mean().clamp(min=1e-30))
-    factor, failed = torch.linalg.cholesky_ex(damped)
-    return None if failed else factor
+def _cholesky(xx: Tensor, ridge: float) -> tuple[Tensor, float]:
+    """(L with L Lᵀ = XᵀX + ridge · its mean diagonal, the ridge used)."""
+    for used in (ridge, 10 * ridge, 100 * ridge, 1000 * ridge):
+        damped = xx.clone()
+        damped.diagonal().add_(used * xx.diagonal().mean())
+        factor, failed = torch.linalg.cholesky_ex(damped)
+        if not failed:
+            return factor, used
+    raise ValueError("the sums of this layer are singular: give a larger ridge")
 
 
 def relative_error(statistics: Statistics, channels: Tensor, W: Tensor) -> float:
@@ -290,11 +291,11 @@ def error_curve(statistics: Statistics, order: Tensor, *, ridge: float = RIDGE) 
 
     With XᵀX = L Lᵀ in that order, the sum of squares explained by the first columns is that of the first rows of L⁻¹XᵀY.
     """
+    if statistics.constant:
+        return torch.ones(len(order) + 1, dtype=torch.float64)
     taps = statistics.taps
     at = statistics.columns(order.to(statistics.xx.device)).view(taps, -1).T.flatten()  # channel by channel
-    factor = _cholesky(statistics.xx[at][:, at], ridge)
-    if factor is None:
-        raise ValueError("the error curve cannot be computed: the sums of this layer are singular; give a larger ridge")
+    factor, _ = _cholesky(statistics.xx[at][:, at], ridge)
     explained = torch.linalg.solve_triangular(factor, statistics.xy[at], upper=False).square().sum(1, dtype=torch.float64)
     left = 1 - explained.view(-1, taps).sum(1).cumsum(0) / statistics.yy.sum().clamp(min=1e-30)
     return torch.cat([left.new_ones(1), left.clamp(min=0)]).cpu()
