@@ -192,8 +192,7 @@ class Path:
         knots, active = self.beta.shape[1], self.beta != 0
         # a channel may leave the path and come back: what counts is its last zero
         entered = np.where(active, -1, np.arange(knots)).max(axis=1)
-        left_over = self.correlation - self.gram @ self.beta[:, -1]
-        gain = left_over**2 / np.maximum(np.diag(self.gram), 1e-30)
+        gain = (self.correlation - self.gram @ self.beta[:, -1]) ** 2 / np.maximum(np.diag(self.gram), 1e-30)
         return torch.from_numpy(np.lexsort((np.arange(len(gain)), -gain, entered)).copy())
 
     def keep(self, count: int) -> tuple[Tensor, float]:
@@ -218,7 +217,8 @@ def path(statistics: Statistics, W: Tensor, count: int | None = None) -> Path:
     The whole path, or with `count` only until it holds more channels than that.
     """
     taps, c = statistics.taps, statistics.channels
-    gram = ((W.T @ W) * statistics.xx).view(taps, c, taps, c).sum((0, 2), dtype=torch.float64).cpu().numpy()
+    gram = ((W.T @ W) * statistics.xx).view(taps, c, taps, c).sum((0, 2), dtype=torch.float64)
+    gram = ((gram + gram.T) / 2).cpu().numpy()  # symmetric to the last bit
     correlation = (W.T * statistics.xy).view(taps, c, -1).sum((0, 2), dtype=torch.float64).cpu().numpy()
     alive = np.flatnonzero(np.diag(gram) > DEAD * np.diag(gram).max())
     if not len(alive):
@@ -293,9 +293,8 @@ def error_curve(statistics: Statistics, order: Tensor, *, ridge: float = RIDGE) 
     """
     if statistics.constant:
         return torch.ones(len(order) + 1, dtype=torch.float64)
-    taps = statistics.taps
-    at = statistics.columns(order.to(statistics.xx.device)).view(taps, -1).T.flatten()  # channel by channel
+    at = statistics.columns(order.to(statistics.xx.device)).view(statistics.taps, -1).T.flatten()  # channel by channel
     factor, _ = _cholesky(statistics.xx[at][:, at], ridge)
     explained = torch.linalg.solve_triangular(factor, statistics.xy[at], upper=False).square().sum(1, dtype=torch.float64)
-    left = 1 - explained.view(-1, taps).sum(1).cumsum(0) / statistics.yy.sum().clamp(min=1e-30)
+    left = 1 - explained.view(len(order), -1).sum(1).cumsum(0) / statistics.yy.sum().clamp(min=1e-30)
     return torch.cat([left.new_ones(1), left.clamp(min=0)]).cpu()
