@@ -28,10 +28,9 @@ from sklearn.linear_model import Lasso, LinearRegression
 from torch import Tensor, nn
 
 from helpers import data, machine, models, pretrained, settings
-from helpers.pruning import channels, reconstruction, widths
-from helpers.pruning.patches import Samples, linear_rows, patches, targets
-from helpers.pruning.stream import Stream, Unit, units
-from helpers.pruning.surgery import consumer, rebuilt, set_inputs, slice_outputs
+from helpers.pruning import channels, regression, widths
+from helpers.pruning.channels import Activations, Unit
+from helpers.pruning.regression import Samples
 
 SHARE = 41.782 / 314.003466
 LASSO_ROWS, ACCEPTED_MORE = 400, 0.1
@@ -52,18 +51,15 @@ class Outcome:
     unseen_error: float
 
 
-def rows_of(stream: Stream, number: int, linear: bool, samples: Samples) -> Tensor:
-    """All sampled patches of a layer's input, (rows, taps, channels), zeros outside the map."""
-    count, done, parts = sum(map(len, stream.chunks)), 0, []
+def rows_of(stream: Activations, number: int, samples: Samples) -> Tensor:
+    """All sampled inputs of a unit's layer, (rows, taps, channels)."""
+    done, parts = 0, []
     for maps in stream.inputs(number):
-        if linear:
-            parts.append(linear_rows(maps))
+        if isinstance(stream.units[number].layer, nn.Linear):
+            parts.append(maps.flatten(2).transpose(1, 2))
         else:
-            at = samples.positions_of(count, maps.shape[-1])[done : done + len(maps)]
-            full = maps.new_zeros(at.numel(), 9, maps.shape[1])
-            for taps, rows, X in patches(maps, at):
-                full[rows.unsqueeze(1), torch.tensor(taps)] = X
-            parts.append(full)
+            at = samples.positions_of(stream.count, maps.shape[-1])[done : done + len(maps)]
+            parts.append(regression.patches(maps, at))
         done += len(maps)
     return torch.cat(parts)
 
@@ -98,24 +94,22 @@ def bisect(X: Tensor, Y: Tensor, W: Tensor, count: int, generator: np.random.Gen
 @torch.no_grad()
 def reference(network: models.VGG, images: Tensor, wanted: widths.Widths, samples: Samples) -> tuple[models.VGG, list[float]]:
     """The reference procedure: (smaller network, relative error a layer)."""
-    original, sliced = copy.deepcopy(network).eval(), copy.deepcopy(network).eval()
+    sliced = copy.deepcopy(network).eval()
     counts = [width for width in wanted if width != "M"]
-    blocks, known = targets(original, images, samples), {}
+    known = channels.targets(sliced, images, samples)
     errors, generator = [], np.random.default_rng(samples.seed)
-    for number, (unit, count) in enumerate(zip(units(sliced), counts, strict=True)):
-        while number + 1 not in known:
-            known |= next(blocks)
-        _, layer = consumer(sliced, number)
-        stream = Stream(sliced, images)  # from the images again, as the published code does, but no further than needed
-        X, Y = rows_of(stream, number + 1, isinstance(layer, nn.Linear), samples), known.pop(number + 1)
+    for number, count in enumerate(counts):
+        stream = Activations(sliced, images)  # from the images again, as the published code does, but no further than needed
+        reader = stream.units[number + 1]
+        X, Y = rows_of(stream, number + 1, samples), known.pop(reader.name)
         taps = X.shape[1]
-        kept = bisect(X, Y - layer.bias, reconstruction.matrix(layer, taps), count, generator)
+        kept = bisect(X, Y - reader.layer.bias, regression.matrix(reader.layer, taps), count, generator)
         X, Y = X[:, :, kept].flatten(1).numpy(), Y.numpy()
         fitted = LinearRegression().fit(X, Y)
         errors.append(float(np.square(Y - fitted.predict(X)).sum() / np.square(Y - Y.mean(0)).sum()))
-        slice_outputs(unit, kept)
-        set_inputs(layer, torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_), taps)
-    return rebuilt(network, sliced, counts), errors
+        stream.keep(number, kept)
+        regression.assign(reader.layer, torch.from_numpy(fitted.coef_), torch.from_numpy(fitted.intercept_), taps)
+    return channels.rebuilt(network, sliced), errors
 
 
 def ours(network: models.VGG, images: Tensor, wanted: widths.Widths, samples: Samples) -> tuple[models.VGG, list[float]]:
@@ -165,7 +159,7 @@ def _logit_error(network: models.VGG, small: models.VGG, images: Tensor) -> floa
 def _network_passes() -> Iterator[list[float]]:
     """Collect the seconds spent in the network's own layers, through which both sides go."""
     seconds: list[float] = []
-    originals = [(owner, name, getattr(owner, name)) for owner, name in ((Stream, "convolved"), (Unit, "finish"))]
+    originals = [(owner, name, getattr(owner, name)) for owner, name in ((Unit, "outputs"), (nn.Sequential, "forward"))]
 
     def timed(function):
         def call(*arguments):
@@ -215,7 +209,7 @@ def run(quick: bool) -> list[dict]:
             outcomes[name].append(pool.apply(side, (name, quick, threads)))
     mine, theirs = outcomes["ours"][0], outcomes["reference"][0]
     mean = {name: statistics.fmean(o.layer_errors) for name, o in (("ours", mine), ("theirs", theirs))}
-    dtype = str(machine.fast_dtype(torch.device("cpu"))).removeprefix("torch.")
+    dtype = str(machine.dtype(torch.device("cpu"))).removeprefix("torch.")
     peak = max(outcome.peak_mib for outcome in outcomes["ours"])
     note = (
         f"{prepared(quick)[3]}; peak memory {peak:.0f} MiB against {theirs.peak_mib:.0f} MiB; "

@@ -17,7 +17,7 @@ import torch_pruning
 from torch import nn
 
 from helpers import data, machine, measurement, models, pretrained, settings, training
-from helpers.pruning import channels, widths
+from helpers.pruning import channels, regression, widths
 
 SHARE = 41.782 / 314.003466
 EPOCHS, QUICK_EPOCHS = 4, 2
@@ -80,7 +80,7 @@ def smallest_ratio(network: models.VGG, budget: int) -> float:
 
 
 def finished(small: models.VGG, seconds: float, splits: data.Splits, recipe: training.Recipe, label: str) -> Side:
-    training.recalibrate_batch_norm(small, splits.train)
+    training.recalibrate(small, splits.train)
     pruned = training.evaluate(small, splits.val).top1_pct
     training.fit(small, splits.train, recipe, label=label)
     return Side(small, widths.macs_with_batch_norm(small), seconds, pruned, training.evaluate(small, splits.val).top1_pct)
@@ -91,7 +91,7 @@ def run(quick: bool) -> list[dict]:
     network, splits, multiple, what = subject(quick)
     budget = int(SHARE * widths.macs_with_batch_norm(network))
     recipe = training.Recipe(QUICK_EPOCHS if quick else EPOCHS, batch_size=64 if quick else 256, peak_lr=0.05)
-    samples = channels.Samples(QUICK_SAMPLES if quick else SAMPLES)
+    samples = regression.Samples(QUICK_SAMPLES if quick else SAMPLES)
 
     start = time.perf_counter()
     curves = channels.error_curves(network, splits.train.images, samples=samples)

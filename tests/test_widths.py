@@ -19,9 +19,7 @@ def falling(network: models.VGG) -> dict[str, torch.Tensor]:
 
 
 def test_dense_networks_count_as_published():
-    assert widths.macs(FULL) == models.macs(FULL) == 313_725_952
     assert widths.macs_with_batch_norm(FULL) == 314_003_466
-    assert widths.macs(models.VGG(100)) == 313_772_032
     assert widths.macs_with_batch_norm(models.VGG(100)) == 314_049_636
 
 
@@ -31,12 +29,18 @@ def test_dense_networks_count_as_published():
         models.VGG(10, NARROW),
         models.VGG(7, models.scaled(models.VGG11, 8), image_size=64),
         models.VGG(100, (5, "M", 11, 8, "M"), hidden=(), image_size=16),
+        models.VGG(3, ("M", 5, "M", "M", 7), hidden=(9,), image_size=20),
     ],
-    ids=["vgg16", "vgg11-64px", "odd"],
+    ids=["vgg16", "vgg11-64px", "odd", "a pool first"],
 )
-def test_closed_forms_agree_with_the_counters(network):
-    assert widths.macs(network) == models.macs(network)
+def test_the_closed_form_agrees_with_the_counter(network):
     assert widths.macs_with_batch_norm(network) == macs_aten(network)
+
+
+def test_a_count_by_hand():
+    network = models.VGG(2, (3, "M", 5), hidden=(), image_size=4)
+    assert widths.macs_with_batch_norm(network) == 16 * 3 * (9 * 3 + 1) + 4 * 5 * (9 * 3 + 1) + 2 * (5 * 2 * 2 + 1)
+    assert widths.macs_with_batch_norm(network, (1, "M", 2)) == 16 * (9 * 3 + 1) + 4 * 2 * (9 + 1) + 2 * (2 * 2 * 2 + 1)
 
 
 @pytest.mark.parametrize("rule", widths.RULES)
@@ -60,10 +64,10 @@ def test_never_above_the_budget_and_close_to_it(rule, multiple, budget):
 )
 def test_any_vgg_any_share(shape, share, rule, multiple):
     network = models.VGG(10, models.scaled(shape, 4))
-    budget = int(share * widths.macs(network))
-    found = widths.for_budget(network, budget, rule=rule, multiple=multiple, errors=falling(network), counter=widths.macs)
-    assert widths.macs(network, found) <= budget
-    assert models.macs(models.VGG(10, found)) == widths.macs(network, found)
+    budget = int(share * widths.macs_with_batch_norm(network))
+    found = widths.for_budget(network, budget, rule=rule, multiple=multiple, errors=falling(network))
+    assert widths.macs_with_batch_norm(network, found) <= budget
+    assert macs_aten(models.VGG(10, found)) == widths.macs_with_batch_norm(network, found)
 
 
 def test_uniform_keeps_one_share_and_he_keeps_deep_layers_wider():
@@ -79,8 +83,34 @@ def test_marginal_spares_the_layer_whose_error_grows_fastest():
     network = models.VGG(10, (32, 32, "M", 32, "M"), image_size=16)
     steep = 1 - torch.linspace(0, 1, 33)
     errors = {"features.0": steep**8, "features.3": steep**0.5, "features.7": steep**8}
-    found = widths.for_budget(network, widths.macs(network) // 2, rule="marginal", multiple=4, errors=errors)
+    found = widths.for_budget(network, widths.macs_with_batch_norm(network) // 2, rule="marginal", multiple=4, errors=errors)
     assert found[1] > max(found[0], found[3])
+
+
+def test_the_rules_differ_and_multiples_of_one_are_not_rounded():
+    fine, coarse = (
+        [widths.for_budget(FULL, 41_782_000, rule=rule, multiple=multiple, errors=falling(FULL)) for rule in widths.RULES]
+        for multiple in (1, 8)
+    )
+    assert all(any(width % 8 for width in found if width != "M") for found in fine)
+    assert not any(width % 8 for found in coarse for width in found if width != "M")
+    assert len(set(fine)) == len(set(coarse)) == 3
+    assert widths.for_budget(FULL, 41_782_000) == coarse[widths.RULES.index("uniform")]
+
+
+def test_marginal_takes_the_cheapest_error_first_by_hand():
+    # two layers of 2 channels; without batch norm or bias a channel less saves as many MACs in each, but the first costs nothing
+    network = models.VGG(2, (2, 2), hidden=(), image_size=1)
+    errors = {"features.0": torch.tensor([1.0, 0.0, 0.0]), "features.3": torch.tensor([1.0, 0.5, 0.0])}
+    below = widths.macs_with_batch_norm(network) - 1
+    assert widths.for_budget(network, below, rule="marginal", multiple=1, errors=errors) == (1, 2)
+    assert widths.for_budget(
+        network,
+        below,
+        rule="marginal",
+        multiple=1,
+        errors=errors | {"features.0": errors["features.3"], "features.3": errors["features.0"]},
+    ) == (2, 1)
 
 
 def test_a_budget_that_is_no_constraint_changes_nothing():
@@ -95,5 +125,11 @@ def test_impossible_budgets_and_wrong_arguments_are_named():
     assert widths.macs_with_batch_norm(FULL, widths.for_budget(FULL, narrowest)) == narrowest
     with pytest.raises(ValueError, match="rule"):
         widths.for_budget(FULL, 10**8, rule="best")
-    with pytest.raises(ValueError, match="errors"):
-        widths.for_budget(FULL, 10**8, rule="marginal")
+    with pytest.raises(ValueError, match="multiples of 1 or more"):
+        widths.for_budget(FULL, 10**8, multiple=0)
+    others = falling(models.VGG(10, NARROW))
+    for errors in (None, {}, others, {**falling(FULL), "features.0": torch.ones(3)}):
+        with pytest.raises(ValueError, match="errors of this network"):
+            widths.for_budget(FULL, 10**8, rule="marginal", errors=errors)
+    with pytest.raises(TypeError, match="helpers.models.VGG"):
+        widths.for_budget(torch.nn.Linear(2, 2), 10**8)

@@ -18,7 +18,6 @@ def macs_with_batch_norm(network: models.VGG, widths: Sequence[int | str] | None
 
     Multiply-adds of convolutions and linear layers, one operation an output of a batch norm and one a bias of a linear layer.
     """
-    models.require_vgg(network)
     total, channels, side = 0, 3, network.image_size
     for width in widths or network.widths:
         if width == "M":
@@ -53,6 +52,7 @@ def for_budget(
 
     Raises ValueError when even the narrowest network is above the budget, naming its MACs. Hidden linear layers stay.
     """
+    models.require_vgg(network)
     settings.choose("rule", rule, RULES)
     if multiple < 1:
         raise ValueError(f"widths are multiples of 1 or more, not of {multiple}")
@@ -102,7 +102,7 @@ def _marginal(
     convs = list(full)
 
     def steps(sign: int) -> list[tuple[float, int, list[int]]]:
-        """(error for a MAC, layer, widths) after one step in each layer that can take it."""
+        """(error for a MAC, layer, widths after it) of one step in each layer that can take it."""
         found = []
         for i, width in enumerate(convs):
             count = width // multiple * multiple if sign < 0 and width % multiple else width + sign * multiple
