@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from helpers import machine, measurement, models
-from helpers.pruning import saliency
+from helpers.pruning import scores
 
 GOAL = 4.0
 IMAGES = 100
@@ -69,7 +69,7 @@ def run(quick: bool) -> list[dict]:
     images, labels = torch.randn(IMAGES, 3, 32, 32, device=device), torch.arange(IMAGES, device=device) % 10
     last = torch.channels_last
     sides = {
-        "ours": lambda: saliency.grasp(network, images, labels),
+        "ours": lambda: scores.grasp(network, images, labels),
         "default layout": training_step(copy.deepcopy(network), images, labels),
         "channels_last": training_step(
             copy.deepcopy(network).to(memory_format=last), images.contiguous(memory_format=last), labels

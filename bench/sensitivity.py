@@ -1,7 +1,7 @@
 """The sensitivity scan against running the whole pruned network for every point.
 
 Both sides read the same images and are timed in turn, layer by layer. The plain side prunes one layer of a copy and
-evaluates it with the project's own loop (channels last): in float32, and in the fast dtype by autocast where that is
+evaluates it with the project's own loop (channels last): in float32, and in the machine's format by autocast where that is
 another. CIFAR-10 and its trained network are used where they are at hand; otherwise, and with --quick, a network of a
 quarter of the width on the digits, whose figures say less about speed.
 """
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from helpers import data, machine, models, pretrained, training
-from helpers.pruning import masks, scan
+from helpers.pruning import masks, sensitivity
 
 GOAL = 3.0  # against float32
 IMAGES, QUICK_IMAGES = 500, 150
@@ -42,10 +42,9 @@ def whole(network: models.VGG, name: str, split: data.Split, sparsities: Sequenc
     """Top-1 (%) at every sparsity of one layer, the plain way."""
     pruned, top1 = copy.deepcopy(network).to(memory_format=torch.channels_last), []
     weight = models.weight_layers(pruned)[name].weight
-    order = masks.ranks(weight.abs())
     for sparsity in sparsities:  # growing, so that each goes on from the one before
-        weight.data.masked_fill_(order >= masks.kept_count(weight.numel(), sparsity), 0)
-        top1.append(training.evaluate(pruned, split, dtype=dtype, batch_size=scan.BATCH).top1_pct)
+        weight.data.mul_(masks.keep_largest(weight.abs(), masks.kept_count(weight.numel(), sparsity)))
+        top1.append(training.evaluate(pruned, split, dtype=dtype, batch_size=sensitivity.BATCH).top1_pct)
     return top1
 
 
@@ -60,17 +59,17 @@ def timed(work: Callable) -> tuple[float, object]:
 def run(quick: bool) -> list[dict]:
     """One row for each dtype of the plain side; milliseconds a point of the scan."""
     network, split, what = subject(quick)
-    sparsities = QUICK_SPARSITIES if quick else scan.SPARSITIES
-    plain = list(dict.fromkeys((torch.float32, machine.fast_dtype())))
+    sparsities = QUICK_SPARSITIES if quick else sensitivity.SPARSITIES
+    plain = list(dict.fromkeys((torch.float32, machine.dtype())))
     figures: dict = {side: [] for side in ("ours", *plain)}
     seconds = dict.fromkeys(figures, 0.0)
     with torch.inference_mode():
         for dtype in plain:  # warm up
             whole(network, next(iter(models.weight_layers(network))), split, sparsities[:1], dtype)
-        seconds["ours"], reader = timed(lambda: scan._Reader(network, split, machine.fast_dtype()))
+        seconds["ours"], reader = timed(lambda: sensitivity._Reader(network, split, machine.dtype(), sensitivity.UNDECIDED))
         for name, layer in models.weight_layers(network).items():
             sides = {dtype: lambda dtype=dtype, name=name: whole(network, name, split, sparsities, dtype) for dtype in plain}
-            sides["ours"] = lambda layer=layer: scan._scan_layer(reader, layer.weight, sparsities)
+            sides["ours"] = lambda layer=layer: [reader.top1_pct(layer.weight, sparsity) for sparsity in sparsities]
             for side, work in sides.items():
                 took, row = timed(work)
                 seconds[side] += took
@@ -79,7 +78,7 @@ def run(quick: bool) -> list[dict]:
     apart = np.abs(np.array(figures["ours"]) - np.array(figures[torch.float32])).max()
     points = len(figures["ours"]) * len(sparsities)
     note = (
-        f"{what}, {points} points, ours in {_name(machine.fast_dtype())}; figures at most {apart:.2f} points from float32's, "
+        f"{what}, {points} points, ours in {_name(machine.dtype())}; figures at most {apart:.2f} points from float32's, "
         f"one image is {100 / len(split):.2f}; {torch.get_num_threads()} threads, {machine.processor()}"
     )
     return [

@@ -1,10 +1,12 @@
 """The iterative schedule and its training hook."""
 
+import copy
+
 import pytest
 import torch
 
 from helpers import data, models, training
-from helpers.pruning import saliency, schedule
+from helpers.pruning import schedule, scores
 from helpers.pruning.masks import Masks, kept_count
 from helpers.pruning.schedule import IterativeHook, Stage
 
@@ -103,8 +105,8 @@ def test_a_stage_scores_the_network_as_it_then_is(train, score):
     later.load_state_dict(first.state_dict())
     images = data.class_balanced(train, 2, 5 * 100_003 + 2)
     inputs = data.normalize(images.images, network.normalization)
-    expected = saliency.prune(network, score or "grasp_preserving", inputs, images.labels, 0.6, previous=first.masks)
-    from_start = saliency.prune(fresh(), score or "grasp_preserving", inputs, images.labels, 0.6, previous=first.masks)
+    expected = scores.prune(network, score or "grasp_preserving", inputs, images.labels, 0.6, previous=first.masks)
+    from_start = scores.prune(fresh(), score or "grasp_preserving", inputs, images.labels, 0.6, previous=first.masks)
     later.before_epoch(network, 2)
     assert all(torch.equal(expected[name], later.masks[name]) for name in expected)
     assert any(not torch.equal(from_start[name], later.masks[name]) for name in expected)
@@ -148,6 +150,36 @@ def test_killed_between_stages_it_resumes_to_the_same_masks_and_weights(train, t
     assert all(torch.equal(reference.masks[name], second.masks[name]) for name in reference.masks)
     states = zip(unbroken.state_dict().items(), resumed.state_dict().values(), strict=True)
     assert all(torch.equal(a, b) for (_, a), b in states)
+
+
+@pytest.mark.parametrize("options", [{"temperature": 7.0}, {"score": "snip"}, {"per_class": 3}, {"seed": 1}])
+def test_what_the_hook_is_given_decides_its_masks(train, monkeypatch, options):
+    calls, prune = [], scores.prune
+    monkeypatch.setattr(scores, "prune", lambda *a, **k: calls.append((*a, k)) or prune(*a, **k))
+    network, made = fresh(), []
+    for given in ({}, options):
+        hook = IterativeHook(network, train, [Stage(0, 0.5)], **{"per_class": 2} | given)
+        hook.before_epoch(copy.deepcopy(network), 0)
+        made.append(hook.masks)
+    assert any(not torch.equal(made[0][name], made[1][name]) for name in made[0])
+    _, score, images, labels, sparsity, given = calls[0]
+    defaults = {"temperature": 200.0, "seed": 0, "keep_at_least": 0}  # Wang et al. 2020
+    assert (score, sparsity, len(images), labels.bincount().tolist()) == ("grasp", 0.5, 20, [2] * 10)
+    assert {name: given[name] for name in defaults} == defaults
+
+
+def test_ten_images_a_class_by_default(train):
+    assert IterativeHook(fresh(), train, []).per_class == 10  # Wang et al. 2020, section 5
+
+
+def test_a_network_that_does_not_know_its_normalisation_needs_one(train):
+    layers = models.VGG(10, WIDTHS, (32,))
+    network = torch.nn.Sequential(layers.features, torch.nn.Flatten(), layers.classifier)
+    with pytest.raises(TypeError, match="give normalization="):
+        IterativeHook(network, train, [Stage(0, 0.5)])
+    hook = IterativeHook(network, train, [Stage(0, 0.5)], per_class=2, normalization=models.NORMALIZATIONS["half"])
+    hook.before_epoch(network, 0)
+    assert Masks.from_zeros(network).kept == kept_count(hook.masks.total, 0.5)
 
 
 def test_masks_of_another_network_are_refused(train):

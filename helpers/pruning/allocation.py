@@ -65,7 +65,9 @@ def allocate(
         share = f"least_density={least_density:g} of each layer is kept: lower it"
         reason = share if kept >= sum(outputs.values()) else "each layer keeps as many weights as it has outputs"
         most = np.floor(1e4 * (1 - sum(least.values()) / total)) / 100
-        raise ValueError(f"sparsity {100 * sparsity:g} % cannot be reached, only 0 to {most:g} %, because {reason}")
+        raise ValueError(
+            f"sparsity {100 * sparsity:g} % cannot be reached: this network can be pruned from 0 to {most:g} %, because {reason}"
+        )
     grid, curves = _curves(scan, network.num_classes, slope)
 
     def counts(tolerance: float) -> dict[str, int]:

@@ -70,7 +70,7 @@ class IterativeHook(MaskHook):
             raise ValueError("stages must follow each other in epochs and never lower the sparsity")
         super().__init__(Masks.of(network))
         self.stages, self.score, self.later = tuple(stages), score, later or LATER.get(score, score)
-        self._train, self._per_class, self._seed = train_split, per_class, seed
+        self._train, self.per_class, self._seed = train_split, per_class, seed
         self._normalization = normalization or getattr(network, "normalization", None)
         if self._normalization is None:
             raise TypeError(f"a {type(network).__name__} does not say how its images are normalised: give normalization=…")
@@ -80,7 +80,7 @@ class IterativeHook(MaskHook):
         """Prune if `epoch` begins a stage, and set what is pruned to zero."""
         for stage in self.stages:
             if stage.epoch == epoch:
-                chosen = data.class_balanced(self._train, self._per_class, self._seed * 100_003 + epoch)
+                chosen = data.class_balanced(self._train, self.per_class, self._seed * 100_003 + epoch)
                 images = data.normalize(chosen.images, self._normalization)
                 score = self.later if epoch else self.score
                 batch = images, chosen.labels, stage.sparsity

@@ -1,12 +1,16 @@
-"""Saliency scores against their definitions, and the ranking that turns scores into masks."""
+"""Scores against their definitions, and the ranking that turns scores into masks."""
+
+import functools
 
 import pytest
 import torch
 import torch.nn.functional as F
+import torch.nn.utils.prune
+from test_masks import Residual
 from torch import nn
 
 from helpers import models
-from helpers.pruning import double_backward, saliency, scores
+from helpers.pruning import scores
 from helpers.pruning.masks import Masks, kept_count
 
 TINY = (4, "M", 6, "M")
@@ -47,19 +51,18 @@ def correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def test_grasp_sign_by_brute_force(network, batch):
-    """Removing a weight changes ‖g‖² by twice its score as defined, to first order: the largest scores are removed.
+    """Removing a weight lowers ‖g‖² by twice its score, to first order: the largest scores are kept.
 
     Zeroing each weight in turn gives the sign; a short step towards zero, within which no unit switches, the factor.
     """
     images, labels = batch
-    score = flat(scores.grasp_score(network, images, labels, temperature=2.0, batch_norm="eval"))
-    assert torch.equal(flat(scores.grasp(network, images, labels, temperature=2.0, batch_norm="eval")), -score)
+    score = flat(scores.grasp(network, images, labels, temperature=2.0, batch_norm="eval"))
     net, images = network.double().eval(), images.double()
     before = gradient(net, images, labels, 2.0).square().sum()
     removed, nudged, scored, short, place = [], [], [], 1e-4, 0
     for layer in models.weight_layers(net).values():
         weights = layer.weight.data.view(-1)
-        for i in range(0, len(weights), 3):
+        for i in range(0, len(weights), 5):
             weight = weights[i].item()
             for share, changes in ((1.0, removed), (short, nudged)):
                 weights[i] = weight * (1 - share)
@@ -68,24 +71,24 @@ def test_grasp_sign_by_brute_force(network, batch):
             scored.append(score[place + i])
         place += len(weights)
     score = torch.stack(scored)
-    assert correlation(torch.stack(removed), score) > 0.5
-    assert correlation(torch.stack(nudged), score) > 0.99
+    assert correlation(torch.stack(removed), score) < -0.5
+    assert correlation(torch.stack(nudged), score) < -0.99
     slope = float((torch.stack(nudged) / short * score).sum() / score.square().sum())
-    assert slope == pytest.approx(2, rel=0.05)
+    assert slope == pytest.approx(-2, rel=0.05)
 
 
 def test_the_preserving_score_is_grasp_without_its_sign(network, batch):
-    raw = scores.grasp_score(network, *batch, batch_norm="eval")
-    assert all(torch.equal(score, raw[name].abs()) for name, score in scores.grasp_preserving(network, *batch).items())
-    before_training = scores.grasp_score(network, *batch, batch_norm="train")
-    assert all(torch.equal(s, before_training[name].abs()) for name, s in scores.grasp_absolute(network, *batch).items())
+    signed = flat(scores.grasp(network, *batch, batch_norm="eval"))
+    assert torch.equal(flat(scores.grasp_preserving(network, *batch)), signed.abs())
+    before_training = flat(scores.grasp(network, *batch, batch_norm="train"))
+    assert torch.equal(flat(scores.grasp_absolute(network, *batch)), before_training.abs())
 
 
 @pytest.mark.parametrize("batch_norm", ["train", "eval"])
 def test_grasp_product_is_a_finite_difference_of_gradients(network, batch, batch_norm):
     """H g ≈ (∇L(θ + εg) − ∇L(θ − εg)) / 2ε, in the batch-norm mode that was asked for."""
     images, labels = batch
-    score = flat(scores.grasp_score(network, images, labels, batch_norm=batch_norm))
+    score = flat(scores.grasp(network, images, labels, batch_norm=batch_norm))
     net = network.double().eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -100,46 +103,51 @@ def test_grasp_product_is_a_finite_difference_of_gradients(network, batch, batch
         return gradient(net, images.double(), labels, 200.0)
 
     product = (moved(step) - moved(-step)) / (2 * step)
-    expected = -theta * product
+    expected = theta * product
     assert torch.allclose(score.double(), expected, rtol=1e-3, atol=1e-3 * float(expected.abs().max()))
     assert correlation(score, expected) > 0.9999
-
-
-@pytest.mark.parametrize("geometry", [(1, 1, 1, 1), (2, 0, 1, 2), (1, 2, 2, 1)])
-def test_quick_second_derivative_is_the_second_derivative(geometry):
-    """Of inputs and weights, for any stride, padding, dilation and groups; checked by differences in fp64."""
-    stride, padding, dilation, groups = geometry
-    torch.manual_seed(0)
-    layer = nn.Conv2d(2, 2, 3, stride, padding, dilation, groups).double()
-    plain_output = layer(x := torch.randn(2, 2, 5, 5, dtype=torch.float64, requires_grad=True))
-    double_backward.prepare(layer)
-    assert torch.equal(layer(x), plain_output)
-    arguments = (x, layer.weight, layer.bias, (layer.stride, layer.padding, layer.dilation, groups))
-    assert torch.autograd.gradcheck(double_backward._Convolution.apply, arguments, fast_mode=True)
-    assert torch.autograd.gradgradcheck(double_backward._Convolution.apply, arguments, fast_mode=True)
 
 
 def test_grasp_in_chunks_is_the_gradient_of_the_summed_losses(network, batch, monkeypatch):
     """With running statistics the loss is a mean over images, so how the batch is cut must not matter."""
     images, labels = batch
     whole = flat(scores.grasp(network, images, labels, batch_norm="eval"))
+    for batches in (1, 2, 3):
+        cut = flat(scores.grasp(network, images, labels, batch_norm="eval", batches=batches))
+        assert torch.allclose(cut, whole, rtol=1e-3, atol=1e-10)
     monkeypatch.setattr(scores, "CHUNK", 7)
     assert torch.allclose(flat(scores.grasp(network, images, labels, batch_norm="eval")), whole, rtol=1e-3, atol=1e-10)
+
+
+def test_batch_norm_sees_each_part_of_the_batch_by_itself(network, batch, monkeypatch):
+    """By default everything at once; `batches=2` are the halves of images sorted by class that GraSP's authors score."""
+    images, labels = batch
+    whole, halves = (flat(scores.grasp(network, images, labels, batches=count)) for count in (1, 2))
+    assert torch.equal(whole, flat(scores.grasp(network, images, labels)))
+    assert correlation(whole, halves) < 0.999
+    plain = scores.plain_copy(network)
+    parts = [scores.gradient(plain, images[half], labels[half]) for half in (slice(20), slice(20, None))]
+    mean = {name: (parts[0][name] + parts[1][name]) / 2 for name in parts[0]}
+    assert torch.allclose(flat(scores.gradient(plain, images, labels, batches=2)), flat(mean), rtol=1e-3, atol=1e-6)
+    monkeypatch.setattr(scores, "CHUNK", 20)  # each part then has images of every class
+    spread = [scores.gradient(plain, images[start::2], labels[start::2]) for start in range(2)]
+    mean = {name: (spread[0][name] + spread[1][name]) / 2 for name in spread[0]}
+    assert torch.allclose(flat(scores.gradient(plain, images, labels)), flat(mean), rtol=1e-3, atol=1e-6)
 
 
 def test_grasp_leaves_pruned_weights_out_of_the_gradient(network, batch):
     """On a pruned network g has no part along pruned weights, and their own score is zero."""
     images, labels = batch
-    masks = saliency.prune(network, "random", images, labels, 0.5)
+    masks = scores.prune(network, "random", images, labels, 0.5)
     masks.apply(network)
-    score = flat(scores.grasp_score(network, images, labels, batch_norm="eval")).double()
+    score = flat(scores.grasp(network, images, labels, batch_norm="eval")).double()
     net = network.double().eval()
     weights = [layer.weight for layer in models.weight_layers(net).values()]
     alive = torch.cat([m.flatten() for m in masks.values()])
     loss = F.cross_entropy(net(images.double()) / 200, labels)
     inner = torch.cat([g.flatten() for g in torch.autograd.grad(loss, weights, create_graph=True)])
     product = torch.cat([p.flatten() for p in torch.autograd.grad(inner, weights, inner.detach() * alive)])
-    expected = -torch.cat([w.detach().flatten() for w in weights]) * product
+    expected = torch.cat([w.detach().flatten() for w in weights]) * product
     assert torch.allclose(score, expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
     assert score[~alive].abs().max() == 0
 
@@ -190,13 +198,13 @@ def test_synflow_reads_no_data_and_survives_depth():
 
 
 def test_magnitude_and_random(network, batch):
-    found = scores.SCORES["magnitude_init"](network, *batch, seed=3)
+    found = scores.SCORES["magnitude_init"](network, *batch)
     assert all(torch.equal(found[f"{n}.weight"], m.weight.abs()) for n, m in models.weight_layers(network).items())
     first, again, other = (flat(scores.random(network, *batch, seed=s)) for s in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("method", list(saliency.SCORES))
+@pytest.mark.parametrize("method", list(scores.SCORES))
 def test_scoring_leaves_the_network_and_the_random_state_alone(network, batch, method):
     """Every bit, mode, gradient and flag as before; the same scores twice; unmoved by dropout, autocast or memory format."""
     images, labels = batch
@@ -208,7 +216,7 @@ def test_scoring_leaves_the_network_and_the_random_state_alone(network, batch, m
     modes = [m.training for m in network.modules()]
     flags = [p.requires_grad for p in network.parameters()]
     random_state = torch.get_rng_state()
-    first = saliency.SCORES[method](network, images, labels, seed=0)
+    first = scores.SCORES[method](network, images, labels)
     assert torch.equal(torch.get_rng_state(), random_state)
     assert all(torch.equal(state[name], t) for name, t in network.state_dict().items())
     assert [m.training for m in network.modules()] == modes
@@ -217,7 +225,7 @@ def test_scoring_leaves_the_network_and_the_random_state_alone(network, batch, m
     assert network.features[0].weight.grad is None
     network.to(memory_format=torch.channels_last).eval()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        again = saliency.SCORES[method](network, images, labels, seed=0)
+        again = scores.SCORES[method](network, images, labels)
     assert list(first) == [f"{name}.weight" for name in models.weight_layers(network)]
     assert all(torch.equal(first[name], again[name]) for name in first)
 
@@ -228,75 +236,170 @@ def test_counts_are_exact_and_rounds_are_nested(network, batch, method, sparsity
     """To one weight, whatever the size; what a round has pruned stays pruned, and the network is not touched."""
     state = {name: t.clone() for name, t in network.state_dict().items()}
     total = Masks.of(network).total
-    half = saliency.prune(network, method, *batch, sparsity / 2, rounds=3, keep_at_least=1)
-    whole = saliency.prune(network, method, *batch, sparsity, previous=half, rounds=5, keep_at_least=1)
+    half = scores.prune(network, method, *batch, sparsity / 2, rounds=3, keep_at_least=1)
+    whole = scores.prune(network, method, *batch, sparsity, previous=half, rounds=5, keep_at_least=1)
     assert (half.kept, whole.kept) == (kept_count(total, sparsity / 2), kept_count(total, sparsity))
     assert all((half[name] | ~whole[name]).all() for name in half)
     assert all(torch.equal(state[name], t) for name, t in network.state_dict().items())
 
 
-def test_ranking_is_global_keeps_the_best_and_breaks_ties_by_index(network):
-    """On known scores: the exact set, over all layers together."""
-    everything = Masks.of(network)
-    ranks = torch.randperm(everything.total, generator=torch.Generator().manual_seed(2)).float()
-    parts = ranks.split([m.numel() for m in everything.values()])
-    by_rank = {name: part.view_as(everything[name]) for name, part in zip(everything, parts, strict=True)}
-    masks = saliency.global_masks(network, by_rank, 100, everything)
-    assert torch.equal(flat(dict(masks)), ranks >= everything.total - 100)
-    tied = saliency.global_masks(network, {name: torch.zeros_like(s) for name, s in by_rank.items()}, 100, everything)
-    assert torch.equal(flat(dict(tied)), torch.arange(everything.total) < 100)
-
-
 def test_pruned_weights_never_return(network, batch):
     """Not even where their score is the best of all; asking for more than is left is refused."""
-    previous = saliency.prune(network, "random", *batch, 0.5)
+    previous = scores.prune(network, "random", *batch, 0.5)
     best_where_pruned = {name: (~mask).float() for name, mask in previous.items()}
-    masks = saliency.global_masks(network, best_where_pruned, previous.kept - 10, previous)
-    assert masks.kept == previous.kept - 10 and all((previous[name] | ~masks[name]).all() for name in masks)
+    masks = scores.prune(network, lambda *_: best_where_pruned, *batch, 0.6, previous=previous, keep_at_least=1)
+    assert masks.kept == kept_count(masks.total, 0.6) and all((previous[name] | ~masks[name]).all() for name in masks)
     with pytest.raises(ValueError, match="never return"):
-        saliency.prune(network, "random", *batch, 0.2, previous=previous)
+        scores.prune(network, "random", *batch, 0.2, previous=previous)
 
 
 def test_an_emptied_layer_is_an_error_that_names_it_or_is_kept_alive(network, batch):
     with torch.no_grad():
         network.features[4].weight.mul_(1e-6)
     with pytest.raises(ValueError, match=r"nothing is left of features\.4\.weight"):
-        saliency.prune(network, "magnitude", *batch, 0.8)
-    masks = saliency.prune(network, "magnitude", *batch, 0.8, keep_at_least=2)
+        scores.prune(network, "magnitude", *batch, 0.8)
+    masks = scores.prune(network, "magnitude", *batch, 0.8, keep_at_least=2)
     assert int(masks["features.4.weight"].sum()) == 2 and masks.kept == kept_count(masks.total, 0.8)
     best = network.features[4].weight.abs().flatten().topk(2).indices
     assert masks["features.4.weight"].flatten()[best].all()
 
 
 def test_inverted_keeps_the_other_end(network, batch):
-    usual = saliency.prune(network, "magnitude", *batch, 0.75)
-    inverted = saliency.prune(network, "magnitude", *batch, 0.75, inverted=True)
+    usual = scores.prune(network, "magnitude", *batch, 0.75)
+    inverted = scores.prune(network, "magnitude", *batch, 0.75, inverted=True)
     assert usual.kept == inverted.kept
     weakest = min(float(network.get_parameter(name).detach()[mask].abs().min()) for name, mask in usual.items())
     strongest = max(float(network.get_parameter(name).detach()[mask].abs().max()) for name, mask in inverted.items())
     assert strongest < weakest
 
 
-def test_shuffled_masks_keep_each_layers_count(network, batch):
-    masks = saliency.prune(network, "random", *batch, 0.7)
-    before = {name: mask.clone() for name, mask in masks.items()}
-    shuffled = masks.shuffled(1)
-    assert [layer.kept for layer in shuffled.table()] == [layer.kept for layer in masks.table()]
-    assert any(not torch.equal(shuffled[name], masks[name]) for name in masks)
-    assert all(torch.equal(before[name], masks[name]) for name in masks)
-    assert all(torch.equal(shuffled[name], masks.shuffled(1)[name]) for name in masks)
-
-
 @pytest.mark.parametrize("sparsity", [-0.1, 1.0, 80.0, float("nan")])
 def test_a_sparsity_out_of_range_is_refused(network, batch, sparsity):
     with pytest.raises(ValueError, match="sparsity is a fraction"):
-        saliency.prune(network, "random", *batch, sparsity)
+        scores.prune(network, "random", *batch, sparsity)
 
 
 def test_unknown_names_are_refused(network, batch):
     with pytest.raises(ValueError, match="grasp"):
-        saliency.prune(network, "grsp", *batch, 0.5)
+        scores.prune(network, "grsp", *batch, 0.5)
     with pytest.raises(ValueError, match="batch norm"):
         scores.grasp(network, *batch, batch_norm="running")
     with pytest.raises(ValueError, match="at least one round"):
-        saliency.prune(network, "random", *batch, 0.5, rounds=0)
+        scores.prune(network, "random", *batch, 0.5, rounds=0)
+
+
+def test_scores_that_are_none_are_refused(network, batch):
+    images, labels = batch
+    given = {name: weight.detach().abs() for name, weight in models.weights(network).items()}
+    first = "features.0.weight"
+    for wrong in ({}, {n: s for n, s in given.items() if n != first}, given | {first: given[first].flatten()}):
+        with pytest.raises(ValueError, match=r"features\.0\.weight"):
+            scores.prune(network, lambda *_, wrong=wrong: wrong, *batch, 0.5)
+    with pytest.raises(ValueError, match="NaN"):
+        scores.prune(network, lambda *_: given | {first: given[first] * torch.nan}, *batch, 0.5)
+    for wrong in ((255 * images.abs()).byte(), images[:0]):  # raw pixels, and no images at all
+        with pytest.raises(ValueError, match="normalised images"):
+            scores.snip(network, wrong, labels[: len(wrong)])
+    torch.nn.utils.prune.l1_unstructured(network.features[0], "weight", 0.5)
+    with pytest.raises(ValueError, match=r"features\.0\.weight is computed anew"):
+        scores.snip(network, *batch)
+
+
+def test_one_s_own_score_is_a_function(network, batch):
+    """It is called with the network, images and labels alone, of each round's pruned network."""
+    seen = []
+
+    def fisher(network, images, labels, temperature=3.0):
+        assert torch.equal(images, batch[0]) and torch.equal(labels, batch[1]) and temperature == 3.0
+        seen.append(Masks.from_zeros(network).kept)
+        return {name: score.square() for name, score in scores.snip(network, images, labels).items()}
+
+    masks = scores.prune(network, fisher, *batch, 0.6)
+    expected = scores.prune(network, "snip", *batch, 0.6)
+    assert seen == [masks.total] and all(torch.equal(masks[name], expected[name]) for name in masks)
+    scores.prune(network, fisher, *batch, 0.6, rounds=3, keep_at_least=1)
+    assert seen[1] > seen[2] > seen[3] > masks.kept
+
+
+def test_a_registered_score_is_known_by_its_name(network, batch, monkeypatch):
+    monkeypatch.setattr(scores, "SCORES", dict(scores.SCORES))
+
+    @scores.registered
+    def smallest(network, images, labels):
+        return {name: -weight.detach().abs() for name, weight in models.weights(network).items()}
+
+    masks = scores.prune(network, "smallest", *batch, 0.5)
+    expected = scores.prune(network, "magnitude", *batch, 0.5, inverted=True)
+    assert all(torch.equal(masks[name], expected[name]) for name in masks)
+
+
+# Constants that decide a result: their values as in the papers, and that the result depends on them
+
+
+def recorded(monkeypatch, name: str) -> list[dict]:
+    """The arguments of every call of a registered score, which goes on as before."""
+    calls, score = [], scores.SCORES[name]
+
+    @functools.wraps(score)
+    def recording(*arguments, **options):
+        calls.append(options)
+        return score(*arguments, **options)
+
+    monkeypatch.setitem(scores.SCORES, name, recording)
+    return calls
+
+
+def different(a: Masks, b: Masks) -> bool:
+    return any(not torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize(("name", "rounds"), [("synflow", 100), ("snip", 1), ("grasp", 1), ("random", 1)])
+def test_synflow_ranks_100_times_and_the_others_once(network, batch, monkeypatch, name, rounds):
+    calls = recorded(monkeypatch, name)
+    scores.prune(network, name, *batch, 0.8, keep_at_least=1)
+    assert len(calls) == rounds
+    scores.prune(network, name, *batch, 0.8, keep_at_least=1, rounds=4)
+    assert len(calls) == rounds + 4
+
+
+def test_rounds_change_what_synflow_keeps(network, batch):
+    once, several, default = (scores.prune(network, "synflow", *batch, 0.8, keep_at_least=1, rounds=n) for n in (1, 9, None))
+    assert different(once, several) and different(several, default)
+
+
+def test_grasp_divides_logits_by_200(network, batch, monkeypatch):
+    calls = recorded(monkeypatch, "grasp")
+    warm, default, hot = (
+        scores.prune(network, "grasp", *batch, 0.8, keep_at_least=1, **options)
+        for options in ({"temperature": 1.0}, {}, {"temperature": 200.0})
+    )
+    assert calls == [{"temperature": 1.0}, {"temperature": 200.0}, {"temperature": 200.0}]
+    assert different(warm, default) and not different(default, hot)
+    for score in (scores.grasp, scores.grasp_preserving, scores.grasp_absolute):
+        assert torch.equal(flat(score(network, *batch)), flat(score(network, *batch, temperature=200.0)))
+        assert not torch.equal(flat(score(network, *batch)), flat(score(network, *batch, temperature=100.0)))
+
+
+@pytest.mark.parametrize("name", ["snip", "grasp", "synflow", "magnitude", "random"])
+def test_inverted_masks_are_those_of_the_negative_score(network, batch, name):
+    options = {"keep_at_least": 1, "rounds": 1}
+    usual = scores.prune(network, name, *batch, 0.75, **options)
+    inverted = scores.prune(network, name, *batch, 0.75, inverted=True, **options)
+    negative = {n: -s for n, s in scores.SCORES[name](scores.plain_copy(network), *batch).items()}
+    assert not different(inverted, scores.prune(network, lambda *_: negative, *batch, 0.75, **options))
+    assert different(usual, inverted)
+
+
+def test_random_masks_depend_on_the_seed(network, batch):
+    a, b, again = (scores.prune(network, "random", *batch, 0.5, seed=seed) for seed in (0, 1, 0))
+    assert different(a, b) and not different(a, again)
+
+
+def test_a_residual_network_can_be_scored_and_is_left_alone(batch):
+    torch.manual_seed(0)
+    network = Residual()
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    for name in scores.SCORES:
+        masks = scores.prune(network, name, *batch, 0.6, rounds=2, keep_at_least=1)
+        assert masks.kept == kept_count(masks.total, 0.6)
+    assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
