@@ -117,7 +117,7 @@ class Cheapest:
             return Judgement(SUPPORTED, f"{text}.", ratio, "×", limit, theirs[0] / theirs[1] if all(theirs) else None)
         less = all(c.decided and c.difference < 0 for c, _ in compared)
         verdict = REFUTED if best.total and best.total.low > -self.margin else SUPPORTED if less else UNDECIDED
-        text += f", top-1 {signed(best.difference)} points."
+        text += f". Its top-1 is {signed(best.difference)} points away."
         if verdict == REFUTED and self.column.startswith("time") and not own["fused"]:
             verdict, text = UNDECIDED, f"{text} {UNFAIR}"
         return _compared(verdict, text, best, limit)
