@@ -1,361 +1,464 @@
-"""The study's plan is fair, and a row is made once, whole, and measured apart."""
+"""A study: every result is made once and whole, whoever is killed, crowded, out of space or stopped."""
 
-import shutil
-from dataclasses import replace
+import json
+import multiprocessing.process
+import os
+import random
+import resource
+import signal
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
-from helpers import (
-    budget,
-    context,
-    files,
-    machine,
-    measurement,
-    methods,
-    models,
-    plan,
-    pretrained,
-    quiet,
-    results,
-    settings,
-    study,
-    training,
-)
-from helpers.context import Context
-from helpers.pruning import comparison, schedule
+from helpers import cluster, data, experiments, facts, files, machine, making, models, results, settings, study, timing, training
+from helpers.measurement import macs_aten
 from helpers.pruning.masks import Masks
-from helpers.results import RowKey
 
-TINY = replace(
-    settings.profile("demo"),
-    width_divisor=16,
-    dense_epochs=1,
-    finetune_epochs=1,
-    init_epochs=2,
-    channel_epochs=1,
-    channel_scratch_epochs=1,
-    scan_images=50,
-    statistics_images=60,
-)
+KILLS = 10
+NAMES = ("dense", "global_magnitude-s80.33", "l1_filters", "snip-s80")
+FEW = ("dense", "snip-s80")
 
 
-DENSE = RowKey("digits", "dense")
+def planned(name: str) -> experiments.Experiment:
+    [experiment] = tiny.experiments([name])
+    return experiment
 
 
-def dense_path():
-    return settings.network_path("demo", "digits", "dense")
+def network_of(name: str) -> models.VGG:
+    return models.load(settings.network_path("demo", "digits", name))
 
 
 @pytest.fixture
-def empty_folders(tmp_path, monkeypatch):
-    monkeypatch.setenv("BUILD_DIR", str(tmp_path / "build"))
-    monkeypatch.setenv("RESULTS_DIR", str(tmp_path / "results"))
+def home(own_folders, monkeypatch) -> Path:
+    """Folders of its own, few images, and the tiny plan as the demo's."""
+    monkeypatch.setattr(data, "load", tiny.splits)
+    monkeypatch.setitem(settings.PROFILES, "demo", tiny.PROFILE)
+    return own_folders
+
+
+# One result ---------------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def trained_once(tmp_path_factory):
-    """The file of the trained dense network that most rows start from."""
+def computed(tmp_path_factory):
+    """Results of one experiment of every kind, and where they lie."""
+    place = tmp_path_factory.mktemp("computed")
+    names = ("dense", "dense-normalization-none", "layerwise_magnitude-s80.33", "global_magnitude-s50-curve")
+    names += ("lasso_channels", "snip-s80", "grasp_iterative-s80")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("BUILD_DIR", str(tmp_path_factory.mktemp("dense")))
-        Context(TINY, DENSE).dense()
-        return dense_path()
+        patch.setattr(data, "load", tiny.splits)
+        for name in ("BUILD_DIR", "RESULTS_DIR"):
+            patch.setenv(name, str(place / name))
+        yield place, {e.name: study.compute(e) for e in tiny.experiments(names)}
 
 
 @pytest.fixture
-def own_folders(empty_folders, trained_once):
-    dense_path().parent.mkdir(parents=True)
-    shutil.copy(trained_once, dense_path())
+def there(computed, monkeypatch) -> dict[str, dict]:
+    """These results, with the folders they lie in."""
+    for name in ("BUILD_DIR", "RESULTS_DIR"):
+        monkeypatch.setenv(name, str(computed[0] / name))
+    return computed[1]
 
 
-@pytest.mark.parametrize("name", settings.PROFILES)
-def test_every_planned_row_has_its_own_file_and_a_maker(name):
-    profile = settings.profile(name)
-    planned = plan.plan(profile)
-    assert len({(row.key.dataset, row.key.row_id) for row in planned}) == len(planned)
-    assert {row.key.method for row in planned} == set(results.METHODS) == set(methods.MAKERS)
-    assert [row.tier for row in planned] == sorted(row.tier for row in planned)
+def test_a_result_says_what_it_is(there):
+    for name, result in there.items():
+        e = planned(name)
+        correct = results.unpack_bits(result["correct"])
+        assert len(correct) == 40 and 100 * correct.mean() == pytest.approx(result["top1_pct"])
+        assert len(result["class_top1_pct"]) == 10 and result["top5_pct"] >= result["top1_pct"]
+        assert len(result["log"]) == result["epochs"] == (e.recipe.epochs if e.recipe else 0)
+        assert "latency_ms" not in result and result["reasons"]["latency_ms"].startswith("not measured")
+        assert result["val_top1_pct"] >= 0 and result["data_source"] and result["device"] == machine.processor()
+        assert (result["train_seconds"] > 0) == (e.recipe is not None)
+        assert sum(layer["macs"] for layer in result["layers"]) == models.macs(network_of(name))
 
 
-@pytest.mark.parametrize("name", settings.PROFILES)
-def test_compared_methods_have_the_same_budget(name):
-    profile = settings.profile(name)
-    main = [row for row in plan.plan(profile) if not row.key.variant and row.key.seed == profile.seeds[0]]
-
-    def recipes(*chosen: str) -> set:
-        return {budget.recipe(profile, row.key) for row in main if row.key.method in chosen}
-
-    assert len(recipes(*plan.INIT_METHODS)) == 1
-    assert len(recipes("layerwise_magnitude", "global_magnitude", "uniform_magnitude", "dense_finetuned")) == 1
-    assert len(recipes("lasso_channels", "l1_filters", "random_channels")) == 1
-
-
-def test_settings_that_decide_a_network_change_its_hash():
-    key = RowKey("digits", "grasp_iterative", 80.0)
-    made = [
-        budget.made_with(replace(TINY, **change), key)
-        for change in ({}, {"init_epochs": 3}, {"pruning_stages": 2}, {"start": settings.Start(dropout=0.5)})
-    ]
-    assert len({results.settings_hash(m) for m in made}) == 4
-    assert budget.made_with(TINY, key) == budget.made_with(replace(TINY, scan_images=7), key)
+@pytest.mark.parametrize("name", ["layerwise_magnitude-s80.33", "snip-s80", "grasp_iterative-s80", "global_magnitude-s50-curve"])
+def test_a_masked_result_counts_its_weights(there, name):
+    result, e = there[name], planned(name)
+    total, kept = (sum(layer[key] for layer in result["layers"]) for key in ("total", "kept"))
+    assert kept == total - round(total * e.prune.sparsity)
+    assert result["sparsity_pct"] == pytest.approx(100 * (1 - kept / total))
+    assert result["sparsity_pct"] + result["density_pct"] == pytest.approx(100)
+    assert result["size_mib"] == result["size_bitmask_mib"] < result["size_csr_mib"]
+    assert result["effective_macs"] < result["macs"] and result["nonzero_params"] < result["params"]
+    network = network_of(name)
+    assert Masks.from_zeros(network).kept <= kept
 
 
-@pytest.mark.parametrize(
-    ("method", "sparsity"),
-    [("layerwise_magnitude", 80.33), ("grasp_iterative", 80.0), ("snip", 80.0), ("lasso_channels", None)],
-)
-def test_a_row_is_made_once_and_says_what_it_is(own_folders, monkeypatch, method, sparsity):
-    key = RowKey("digits", method, sparsity)
-    row = study.compute(TINY, key)
-    assert row["latency_ms"] is None and row["reasons"]["latency_ms"].startswith("not measured")
-    assert row["test_images"] == 400 and 100 * int(results.unpack_bits(row["correct"], 400).sum()) / 400 == row["top1_pct"]
-    assert len(row["log"]) == row["epochs"] and row["settings"]["recipe"]["epochs"] == row["epochs"]
-    if sparsity is not None:
-        total = sum(layer["total"] for layer in row["layers"])
-        kept = sum(layer["kept"] for layer in row["layers"])
-        assert kept == total - round(total * sparsity / 100)
-        assert row["size_bitmask_mib"] < row["size_csr_mib"] < row["size_dense_mib"]
-        assert row["effective_macs"] < row["macs"]
-    else:
-        assert row["macs"] <= TINY.macs_share * measurement.macs_aten(Context(TINY, key).new_network())
-    monkeypatch.setitem(methods.MAKERS, method, lambda _: pytest.fail("made twice"))
-    assert study.compute(TINY, key) == row
+def test_fewer_channels_are_fewer_parameters(there):
+    small, dense = there["lasso_channels"], there["dense"]
+    assert small["macs"] <= tiny.PROFILE.macs_share * dense["macs"]
+    assert small["density_pct"] == pytest.approx(100 * small["params"] / dense["params"])
+    assert small["size_mib"] == small["size_dense_mib"] < dense["size_mib"]
+    assert len(small["channel_reports"]) == 13 and len(small["widths"]) == 18
+    assert small["macs"] == macs_aten(network_of("lasso_channels"))
 
 
-def test_without_training_the_test_images_are_read_once(own_folders, monkeypatch):
-    real, read = training.evaluate, []
-    monkeypatch.setattr(training, "evaluate", lambda net, split, **rest: read.append(len(split)) or real(net, split, **rest))
-    row = study.compute(TINY, RowKey("digits", "global_magnitude", 80.0, variant="curve"))
-    assert read.count(400) == 1 and row["pruned_top1_pct"] == row["top1_pct"] and row["log"] == []
+def test_masks_and_small_networks_are_kept_beside_the_results(there):
+    def kept(name):
+        return settings.kept_path("demo", "digits", name)
+
+    masked = ("layerwise_magnitude-s80.33", "snip-s80", "grasp_iterative-s80")
+    assert {name for name in there if kept(name).is_file()} == {*masked, "lasso_channels"}
+    for name in masked:
+        masks, network = Masks.load(kept(name)), network_of(name)
+        assert [layer.kept for layer in masks.table()] == [layer["kept"] for layer in there[name]["layers"]]
+        assert all(not weight[~masks[key]].any() for key, weight in models.weights(network).items())
+    small, whole = models.load(kept("lasso_channels")), network_of("lasso_channels")
+    assert small.widths == whole.widths
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(small.state_dict()[name], tensor.bfloat16() if tensor.is_floating_point() else tensor)
+
+
+def test_a_result_names_the_dense_network_that_it_starts_from(there):
+    digest = files.digest_of(network_of("dense").state_dict())
+    for name, result in there.items():
+        assert result.get("weights_digest") == (None if name in ("snip-s80", "grasp_iterative-s80") else digest)
+
+
+def test_what_is_stored_is_not_made_again(there, monkeypatch):
+    monkeypatch.setattr(making, "make", lambda _: pytest.fail("made twice"))
+    assert all(study.compute(planned(name)) == result for name, result in there.items())
+
+
+def test_no_checkpoint_outlives_what_it_was_for(there):
+    assert not list(settings.checkpoint_path("demo", "digits", "any").parent.glob("*"))
+
+
+def test_without_training_the_test_images_are_read_once(home, monkeypatch):
+    evaluate, read = training.evaluate, []
+    monkeypatch.setattr(training, "evaluate", lambda net, split, **rest: read.append(len(split)) or evaluate(net, split, **rest))
+    result = study.compute(planned("global_magnitude-s75-curve"))
+    assert read.count(40) == 1 and result["pruned_top1_pct"] == result["top1_pct"] and result["log"] == []
+    assert result["epochs"] == result["train_seconds"] == 0 and "train_device" not in result
     read.clear()
-    trained = study.compute(TINY, RowKey("digits", "global_magnitude", 80.33))
-    assert read.count(400) == 2 and len(trained["log"]) == 1
+    trained = study.compute(planned("global_magnitude-s80.33"))
+    assert read.count(40) == 2 and len(trained["log"]) == tiny.PROFILE.finetune_epochs
 
 
-def test_variants_of_iterative_grasp_differ_in_the_scores_of_their_stages(monkeypatch):
-    used, prune = [], schedule.saliency.prune
-    monkeypatch.setattr(
-        schedule.saliency, "prune", lambda net, method, *a, **k: used.append(method) or prune(net, method, *a, **k)
-    )
-    monkeypatch.setattr(Context, "fit", lambda self, network, hook: [hook.before_epoch(network, epoch) for epoch in (0, 1)])
-    for variant in ("", "preserving", "signed"):
-        methods.MAKERS["grasp_iterative"](Context(TINY, RowKey("digits", "grasp_iterative", 80.0, variant=variant)))
-    assert used == ["grasp", "grasp_preserving", "grasp_absolute", "grasp_preserving", "grasp", "grasp"]
-
-
-@pytest.mark.parametrize("name", settings.PROFILES)
-def test_the_dense_control_and_the_channel_curve_are_fine_tuned_alike(name):
-    profile = settings.profile(name)
-    dataset = profile.datasets[0]
-    control = budget.recipe(profile, RowKey(dataset, "dense_finetuned"))
-    for variant in plan.MACS_CURVE:
-        assert budget.recipe(profile, RowKey(dataset, "lasso_channels", variant=variant)) == control
-
-
-def test_the_shorter_row_is_the_main_row_s_network(own_folders):
-    main, shorter = (Context(TINY, RowKey("digits", "lasso_channels", variant=v)) for v in ("", plan.SHORTER))
-    assert main.chosen_widths(main.dense()) == shorter.chosen_widths(shorter.dense())
-
-
-def test_an_unknown_variant_is_refused_and_the_nearest_named(own_folders):
-    with pytest.raises(ValueError, match="did you mean 'shuffled'"):
-        study.compute(TINY, RowKey("digits", "snip", 80.0, variant="shufled"))
-
-
-def test_a_dense_network_of_other_settings_is_trained_again(own_folders):
-    key = RowKey("digits", "dense")
-    first = Context(TINY, key).dense()
-    same, longer = Context(TINY, key).dense(), Context(replace(TINY, dense_epochs=2), key).dense()
-    assert all(torch.equal(first.state_dict()[name], tensor) for name, tensor in same.state_dict().items())
-    assert not torch.equal(first.features[0].weight, longer.features[0].weight)
-
-
-def test_no_checkpoint_outlives_what_it_was_for(empty_folders):
-    study.compute(TINY, RowKey("digits", "layerwise_magnitude", 80.33))  # trains the dense network on its way
-    assert dense_path().is_file()
-    assert not list(settings.checkpoint_path("demo", "digits", "any").parent.glob("*.safetensors"))
-
-
-@pytest.mark.parametrize(
-    ("method", "variant"), [("global_magnitude", ""), ("layerwise_magnitude", "reinitialized"), ("snip", "")]
-)
-def test_a_row_tells_the_masks_its_training_was_begun_with(own_folders, monkeypatch, method, variant):
-    other = {}
-
-    def resumed(self, network, hook=None):
-        other.update({name: mask.roll(1) for name, mask in hook.state_dict().items()})
-        hook.load_state_dict(other)
-        return {}
-
-    monkeypatch.setattr(Context, "fit", resumed)
-    masks = methods.MAKERS[method](Context(TINY, RowKey("digits", method, 80.0, variant=variant))).masks
-    assert all(torch.equal(masks[name], mask) for name, mask in other.items())
-
-
-def test_gradient_norms_of_a_reinitialized_row_are_both_of_the_network_that_is_trained(own_folders, monkeypatch):
-    trained = []
-    monkeypatch.setattr(Context, "fit", lambda self, network, hook: trained.append(network) or {})
-    key = RowKey("digits", "snip", 80.0, variant="reinitialized")
-    outcome = methods.MAKERS["snip"](Context(TINY, key))
-    norms = outcome.extras["gradient_norm"]
-    assert outcome.weights == "initialised, seed 1000"
-    start = Context(TINY, replace(key, seed=key.seed + 1000)).new_network()
-    assert norms["before"] == comparison.gradient_norm(start, *Context(TINY, key).scoring_batch(start))
-    kept = Masks.from_zeros(trained[0])
-    assert norms["after"] == pytest.approx(comparison.gradient_norm(start, *Context(TINY, key).scoring_batch(start), kept))
-
-
-def test_a_row_names_the_settings_of_the_dense_network_it_starts_from():
-    longer = replace(TINY, dense_epochs=9)
-    for key in (RowKey("digits", "lasso_channels"), RowKey("digits", "dense", variant="normalization=half")):
-        assert budget.made_with(TINY, key) != budget.made_with(longer, key)
-    own = RowKey("digits", "snip", 80.0)
-    assert budget.made_with(TINY, own) == budget.made_with(longer, own)
-
-
-def test_another_weights_file_does_not_mix_with_the_rows_that_exist(own_folders, monkeypatch):
-    given, key = replace(TINY, weights="local"), RowKey("digits", "dense")
-    network = Context(given, key).new_network()
-    monkeypatch.setattr(pretrained, "load", lambda dataset: network)
-    assert study.compute(given, key)["weights_digest"]
-    Context(given, RowKey("digits", "dense_finetuned")).dense()
-    with torch.no_grad():
-        network.features[0].weight.add_(1)
-    with pytest.raises(ValueError, match="not the network that the rows in .* start from"):
-        Context(given, RowKey("digits", "dense_finetuned")).dense()
-
-
-def test_one_row_without_times_has_all_timed_again_in_one_run(own_folders, monkeypatch):
-    keys = [RowKey("digits", "dense"), RowKey("digits", "layerwise_magnitude", 80.33)]
-    for key in keys:
-        study.compute(TINY, key)
-        quiet.measure(TINY, [key], seconds=0.01)
-    together = []
-    timed_once = quiet._measure
-    monkeypatch.setattr(quiet, "_measure", lambda *run: together.append(set(run[1])) or timed_once(*run))
-    quiet.measure(TINY, keys, seconds=0.01)
-    quiet.measure(TINY, keys, seconds=0.01)
-    assert together == [set(keys)]
-
-
-def test_times_of_another_run_than_the_dense_network_s_are_not_shown(own_folders, monkeypatch):
-    keys = [RowKey("digits", "dense"), *(RowKey("digits", "layerwise_magnitude", s, variant="curve") for s in (50, 75))]
-    for key in keys:
-        study.compute(TINY, key)
-    quiet.measure(TINY, keys[:1], seconds=0.01)
-    quiet.measure(TINY, keys[1:], seconds=0.01)
-    dense, *others = study.rows(TINY, compute_missing=False)
-    assert dense["latency_ms"] > 0 and dense["reasons"].get("latency_ms") is None
-    assert len(others) == 2
-    for row in others:
-        assert row["latency_ms"] is row["sparse_latency_batch128_ms"] is row["peak_memory_mib"] is None
-        assert "two runs do not compare" in row["reasons"]["latency_ms"]
-        assert row["top1_pct"] is not None
-    quiet.measure(TINY, keys, seconds=0.01)
-    assert all(row["latency_ms"] > 0 for row in study.rows(TINY, compute_missing=False))
-
-
-def test_the_quiet_pass_fills_the_costs_and_nothing_else(own_folders, monkeypatch):
-    keys = [RowKey("digits", "dense"), RowKey("digits", "layerwise_magnitude", 80.33)]
-    before = [study.compute(TINY, key) for key in keys]
-    monkeypatch.setattr(results, "commit", lambda: "a later commit")
-    quiet.measure(TINY, keys, seconds=0.01)
-    for key, old in zip(keys, before, strict=True):
-        row = results.load_row("demo", key)
-        assert row["commit"] == old["commit"] != row["timed_commit"] == "a later commit"
-        assert (row["folded_latency_ms"] is None) == (row["method"] != "dense") == ("folded_latency_ms" in row["reasons"])
-        assert row["latency_ms"] > 0 and row["latency_batch128_ms"] > row["latency_ms"] and row["peak_memory_mib"] > 0
-        assert (row["sparse_latency_ms"] is None) == ("sparse_latency_ms" in row["reasons"])
-        assert row["energy_mj"] is None or row["energy_mj"] > 0
-        assert {name for name in row if old.get(name) != row[name]} <= set(quiet.CHANGED)
-
-
-def test_a_network_of_other_settings_is_not_taken_for_the_row_s(own_folders, monkeypatch):
-    key = RowKey("digits", "global_magnitude", 80.33)
-    study.compute(TINY, key)
-    other = Context(TINY, key).new_network()
-    models.save(other, settings.network_path("demo", "digits", key.row_id), settings_hash="another")
-    quiet.measure(TINY, [key], seconds=0.01)
-    assert results.load_row("demo", key)["latency_ms"] is None
-    assert context.dense_network(TINY, "digits").widths == other.widths
-    models.save(other, dense_path(), settings_hash="another")
-    with pytest.raises(FileNotFoundError, match="the row `dense` makes it"):
-        context.dense_network(TINY, "digits")
-    monkeypatch.setattr(pretrained, "load", lambda dataset: "the given one")
-    assert context.dense_network(replace(TINY, weights="local"), "digits") == "the given one"
-
-
-def test_layers_run_densely_in_an_earlier_pass_are_not_told_where_there_are_no_kernels(own_folders, monkeypatch):
-    key = RowKey("digits", "layerwise_magnitude", 75.0, variant="curve")
-    row = study.compute(TINY, key)
-    results.save_row("demo", key, row | {"run_densely": {"images": ["features.0"]}}, row["settings"])
-    monkeypatch.setattr(quiet.convolution, "available", lambda: "no compiler")
-    quiet.measure(TINY, [key], seconds=0.01)
-    row = results.load_row("demo", key)
-    assert row["latency_ms"] > 0 and "no compiler" in row["reasons"]["sparse_latency_ms"] and "run_densely" not in row
-
-
-@pytest.mark.parametrize("asked", [["--topic", "saliency"], ["--tier", "A", "--quiet"], []])
-def test_whatever_rows_are_asked_for_all_are_timed_together(asked, monkeypatch):
-    made, timed = [], []
-    monkeypatch.setattr(study, "compute", lambda profile, key: made.append(key))
-    monkeypatch.setattr(quiet, "measure", lambda profile, keys, *, again: timed.append((list(keys), again)))
-    assert study.main(["--profile", "demo", *asked]) == 0
-    planned = [item.key for item in plan.plan(settings.profile("demo"))]
-    assert timed == [(planned, "--quiet" in asked)]
-    assert made == ([] if "--quiet" in asked else planned if not asked else [key for key in planned if key in made])
-
-
-def test_a_row_names_the_dense_network_that_it_starts_from(own_folders):
-    digest = files.digest_of(models.load(dense_path()).state_dict())
-    for key in (DENSE, RowKey("digits", "global_magnitude", 80.0, variant="curve"), RowKey("digits", "l1_filters")):
-        assert study.compute(TINY, key)["weights_digest"] == digest
-    for key in (RowKey("digits", "snip", 80.0), RowKey("digits", "lasso_channels_from_scratch")):
-        assert "weights_digest" not in study.compute(TINY, key)
-
-
-def test_a_training_is_not_continued_from_another_dense_network(own_folders, monkeypatch):
-    given, made_with = replace(TINY, weights="local"), []
-    network = Context(given, DENSE).new_network()
-    monkeypatch.setattr(pretrained, "load", lambda dataset: network)
-    monkeypatch.setattr(training, "fit", lambda *_, **options: made_with.append(options["made_with"]) or [])
-    tuned, scratch = (Context(given, RowKey("digits", method)) for method in ("dense_finetuned", "dense_from_scratch"))
-    for _ in range(2):
-        tuned.fit(tuned.dense())
-        scratch.fit(scratch.new_network())
-        with torch.no_grad():
-            network.features[0].weight.add_(1)
-    assert made_with[0] != made_with[2] and made_with[1] == made_with[3] == scratch.made_with
-
-
-def test_a_row_names_all_who_trained_it(own_folders, monkeypatch):
-    key, save = RowKey("digits", "snip", 80.0), models.save
+def test_a_result_names_all_who_trained_it(home, monkeypatch):
+    e, save = planned("snip-s80"), models.save
     monkeypatch.setattr(results, "commit", lambda: "first")
     monkeypatch.setattr(models, "save", lambda *_, **__: pytest.fail("interrupted"))
     with pytest.raises(pytest.fail.Exception):
-        study.compute(TINY, key)
+        study.compute(e)
     monkeypatch.setattr(results, "commit", lambda: "second")
     monkeypatch.setattr(models, "save", save)
-    row = study.compute(TINY, key)
-    assert row["commit"] == "first; second" and row["train_device"] == machine.processor()
-    assert row["train_dtype"] == str(machine.fast_dtype()).removeprefix("torch.")
+    result = study.compute(e)
+    assert result["commit"] == "first; second" and result["train_device"] == machine.processor()
+    assert result["train_dtype"] == str(machine.dtype()).removeprefix("torch.")
 
 
-def test_a_dense_row_tells_how_its_network_was_trained_or_null(own_folders):
-    row = study.compute(TINY, DENSE)
-    half = study.compute(TINY, replace(DENSE, variant="normalization=half"))
-    assert len(row["log"]) == row["epochs"] == 1 and row["train_seconds"] > 0 and row["train_device"] == machine.processor()
-    assert half["log"] == row["log"]
-    curve = study.compute(TINY, RowKey("digits", "global_magnitude", 80.0, variant="curve"))  # trains nothing
-    assert (curve["epochs"], curve["train_seconds"], curve["log"], curve["train_device"]) == (0, 0, [], None)
-    settings.row_path("demo", "digits", "dense").unlink()
-    models.save(models.load(dense_path()), dense_path(), settings_hash=row["settings_hash"])
-    row = study.compute(TINY, DENSE)
-    assert row["epochs"] == 1 and row["log"] is row["train_seconds"] is row["train_device"] is row["train_dtype"] is None
+def test_of_a_dense_network_whose_training_is_unknown_nothing_is_told(home):
+    e = planned("dense")
+    study.compute(e)
+    path = settings.network_path("demo", "digits", "dense")
+    models.save(models.load(path), path, experiment=e.hash)
+    settings.result_path("demo", "digits", "dense").unlink()
+    result = study.compute(e)
+    assert result["epochs"] == e.recipe.epochs and not {"log", "train_seconds", "train_device", "train_dtype"} & result.keys()
 
 
-def test_larger_profiles_say_what_is_missing_instead_of_training(own_folders, monkeypatch):
-    monkeypatch.setattr(study, "compute", lambda *_: pytest.fail("trained"))
-    paper = settings.profile("paper")
-    assert study.rows(paper, "saliency") == []
-    assert len(study.missing(paper)) == len(plan.plan(paper))
+def test_code_in_a_checkpoint_is_never_executed_and_training_begins_again(home, capsys):
+    e = planned("random-s80")
+    path = settings.checkpoint_path("demo", "digits", e.name)
+    path.parent.mkdir(parents=True)
+    path.write_bytes(tiny.trap(home / "executed"))
+    assert len(study.compute(e)["log"]) == e.recipe.epochs
+    assert path.name in capsys.readouterr().err and not (home / "executed").exists()
+
+
+# What is made, and what the frame shows ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def noted(home, monkeypatch) -> dict[str, list]:
+    """What would be made, stored and timed."""
+    done: dict[str, list] = {"computed": [], "facts": [], "timed": [], "cluster": []}
+    monkeypatch.setattr(study, "compute", lambda e: done["computed"].append(e))
+    monkeypatch.setattr(facts, "store", lambda profile, dataset: done["facts"].append(dataset))
+    monkeypatch.setattr(timing, "measure", lambda profile, every, *, again=False: done["timed"].append((list(every), again)))
+    monkeypatch.setattr(cluster, "make", lambda every, *where: done["cluster"].append((list(every), *where)) or 1)
+    return done
+
+
+@pytest.mark.parametrize("topic", [None, "grasp", "channels"])
+def test_whatever_is_asked_for_everything_is_timed_together(noted, topic):
+    everything = experiments.plan(tiny.PROFILE)
+    assert study.main(["--profile", "demo", *(["--topic", topic] if topic else [])]) == 0
+    assert noted["computed"] == [e for e in everything if topic in (None, e.topic)]
+    assert noted["timed"] == [(everything, False)] and noted["facts"] == ["digits"]
+
+
+def test_timing_again_makes_nothing(noted):
+    assert study.main(["--profile", "demo", "--topic", "grasp", "--time"]) == 0
+    assert noted["timed"] == [(experiments.plan(tiny.PROFILE), True)] and not noted["computed"]
+
+
+@pytest.mark.parametrize("where", [("--workers", "3"), ("--scheduler", "tcp://h:8786")])
+def test_a_cluster_gets_the_same_plan_and_its_status_is_ours(noted, where):
+    assert study.main(["--profile", "demo", "--topic", "baseline", *where]) == 1
+    [(every, scheduler, workers)] = noted["cluster"]
+    assert every == experiments.plan(tiny.PROFILE, "baseline") and not noted["computed"]
+    assert (scheduler, workers) == ((None, 3) if where[0] == "--workers" else ("tcp://h:8786", None))
+
+
+def test_a_list_says_what_is_there_and_makes_nothing(noted, capsys):
+    e = planned("dense")
+    results.save(e, {"correct": {"images": 0, "bits": ""}})
+    assert study.main(["--profile", "demo", "--list"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[1] for line in lines] == [e.name for e in experiments.plan(tiny.PROFILE)]
+    assert [line[1] for line in lines if line[2] == "there"] == ["dense"] and not any(noted.values())
+
+
+def test_of_two_data_sets_the_one_at_hand_is_made_to_its_end(noted, monkeypatch, capsys):
+    profile = replace(settings.PROFILES["study"], datasets=("cifar10", "cifar100"))
+    monkeypatch.setattr(data, "at_hand", lambda name: name == "cifar100")
+    everything = experiments.plan(profile)
+    study.make_missing(profile, everything)
+    there = [e for e in everything if e.dataset == "cifar100"]
+    assert noted["computed"] == there and noted["facts"] == ["cifar100"] and noted["timed"] == [(there, False)]
+    assert capsys.readouterr().err.count("cifar10 is not at hand") == 1
+
+
+def test_results_that_are_stored_need_no_images(noted, monkeypatch):
+    e = planned("dense")
+    results.save(e, {"correct": {"images": 0, "bits": ""}})
+    monkeypatch.setattr(data, "at_hand", lambda name: False)
+    study.make_missing(tiny.PROFILE, [e])
+    assert noted["computed"] == [e] and noted["facts"] == ["digits"]
+
+
+def test_the_demo_makes_what_a_topic_lacks_and_shows_everything(noted):
+    results.save(planned("snip-s80"), {"correct": {"images": 0, "bits": ""}, "top1_pct": 50.0})
+    frame = study.frame("channels", tiny.PROFILE)
+    assert noted["computed"] == experiments.plan(tiny.PROFILE, "channels")
+    assert frame.method.tolist() == ["snip"] and tuple(frame.columns) == results.COLUMNS
+
+
+def test_larger_profiles_show_what_is_there_instead_of_training(noted):
+    assert len(study.frame(profile=settings.profile("paper"))) == 0 and not any(noted.values())
+
+
+def test_the_dense_networks_go_by_the_name_of_their_images(home, monkeypatch):
+    asked = []
+    monkeypatch.setattr(making, "dense_network", lambda profile, dataset: asked.append((profile.name, dataset)))
+    for name in ("digits", "cifar10", "cifar100"):
+        study.dense_network(name)
+    assert asked == [("demo", "digits"), ("study", "cifar10"), ("study", "cifar100")]
+
+
+@pytest.mark.parametrize(
+    ("call", "nearest"),
+    [
+        (lambda: study.dense_network("cifar-10"), "cifar10"),
+        (lambda: study.main(["--profile", "demo", "--dataset", "digit"]), "digits"),
+        (lambda: study.main(["--profile", "studdy"]), "study"),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_known_one(home, call, nearest):
+    with pytest.raises(ValueError, match=f"did you mean '{nearest}'"):
+        call()
+
+
+# Killed, crowded, out of space, stopped ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where one study keeps its files."""
+
+    root: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"BUILD_DIR": str(self.root / "build"), "RESULTS_DIR": str(self.root / "results")}
+
+    def results(self) -> dict[str, dict]:
+        """Name → all of a result that does not differ from run to run; a damaged one raises."""
+        found = sorted((self.root / "results" / "demo" / "digits").glob("*.json"))
+        return {path.stem: tiny.steady(files.load_json(path)) for path in found}
+
+    def networks(self) -> dict[str, str]:
+        """Name → digest of its network's tensors."""
+        found = sorted((self.root / "build" / "demo" / "networks" / "digits").glob("*.safetensors"))
+        return {path.stem: files.digest_of(models.load(path).state_dict()) for path in found}
+
+    def kept(self) -> dict[str, str]:
+        """Name → digest of its masks or small network."""
+        found = sorted((self.root / "results" / "demo" / "networks" / "digits").glob("*.safetensors"))
+        return {path.stem: files.digest_of(files.load_tensors(path)[0]) for path in found}
+
+    def events(self) -> list[str]:
+        """What happened in the last study here."""
+        return json.loads((self.root / "events.json").read_text())
+
+    def output(self) -> str:
+        """All that the study has written to the console so far."""
+        path = self.root / "output.txt"
+        return path.read_text() if path.is_file() else ""
+
+
+def start(folders: Folders, names=NAMES, *, event: int | None = None, number: int = signal.SIGKILL, quota: int | None = None):
+    """Start the tiny study as `python -m helpers.study` does, in a process that gets signal `number` at event `event`."""
+    folders.root.mkdir(parents=True, exist_ok=True)
+    child = tiny.FORK.Process(target=_study, args=(folders, names, event, number, quota))
+    child.start()
+    return child
+
+
+def _study(folders: Folders, names: tuple, event: int | None, number: int, quota: int | None) -> None:
+    os.environ.update(folders.environment)
+    os.dup2(os.open(folders.root / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    tiny.install(names)
+    _watch(event, number, folders.root / "events.json")
+    if quota is not None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (quota, quota))
+    tiny.run_as_main("helpers.study")
+
+
+def _watch(event: int | None, number: int, log: Path) -> None:
+    """Note every optimiser step and every stage of a write, and send this process signal `number` at event `event`."""
+    step, fsync, replace = torch.optim.SGD.step, os.fsync, os.replace
+    seen: list[str] = []
+
+    def happen(what: str) -> bool:
+        seen.append(what)
+        log.write_text(json.dumps(seen))
+        return len(seen) == event
+
+    def stepped(*arguments, **options):
+        if happen("training"):
+            os.kill(os.getpid(), number)
+        return step(*arguments, **options)
+
+    def flushed(descriptor):
+        if happen("half written"):
+            path = os.readlink(f"/proc/self/fd/{descriptor}")
+            os.truncate(path, os.path.getsize(path) // 2)
+            os.kill(os.getpid(), number)
+        return fsync(descriptor)
+
+    def renamed(source, target):
+        if happen("before the rename"):
+            os.kill(os.getpid(), number)
+        replace(source, target)
+        if happen("after the rename"):
+            os.kill(os.getpid(), number)
+
+    torch.optim.SGD.step, os.fsync, os.replace = stepped, flushed, renamed
+
+
+def status_of(child: multiprocessing.process.BaseProcess, seconds: float = 300) -> int:
+    child.join(seconds)
+    assert child.exitcode is not None, "it hangs"
+    return child.exitcode
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Folders:
+    """A study that nothing disturbed."""
+    folders = Folders(tmp_path_factory.mktemp("unbroken"))
+    assert status_of(start(folders)) == 0, folders.output()
+    assert set(folders.results()) == set(NAMES)
+    return folders
+
+
+def assert_same(found: Folders, reference: Folders, names=NAMES) -> None:
+    """The results, networks and masks of these names are there and those of `reference`, and nothing else is."""
+    for kind in (Folders.results, Folders.networks, Folders.kept):
+        assert kind(found) == {name: value for name, value in kind(reference).items() if name in names}
+
+
+def assert_one_line(folders: Folders, wanted: str) -> None:
+    """The study ended with a line that says `wanted`, and not in a traceback."""
+    assert "Traceback" not in folders.output()
+    assert wanted in folders.output().splitlines()[-1]
+
+
+def test_killed_at_any_moment_it_ends_with_the_same_results(unbroken, tmp_path):
+    """Each restart runs into the next kill until the study is whole; then a new one begins."""
+    draw, kills, studies, where = random.Random(0), 0, 0, set()
+    while kills < KILLS:
+        folders = Folders(tmp_path / str(studies))
+        while (status := status_of(start(folders, event=draw.randint(1, len(unbroken.events()) // 2)))) != 0:
+            assert status == -signal.SIGKILL, folders.output()
+            kills += 1
+            where.add(folders.events()[-1])
+            assert folders.results().keys() <= unbroken.results().keys()  # reading them finds no half-written one
+        assert_same(folders, unbroken)
+        studies += 1
+    assert where == {"training", "half written", "before the rename", "after the rename"}
+
+
+def test_two_studies_at_once_make_everything_once(unbroken, tmp_path):
+    folders = Folders(tmp_path)
+    for child in [start(folders, FEW) for _ in range(2)]:
+        assert status_of(child) == 0, folders.output()
+    for name in FEW:
+        assert folders.output().count(f" {name}: making it") == 1
+    assert_same(folders, unbroken, FEW)
+
+
+def test_ctrl_c_is_one_line_and_the_study_goes_on_later(unbroken, tmp_path):
+    folders = Folders(tmp_path)
+    for event in (3, 9):
+        assert status_of(start(folders, FEW, event=event, number=signal.SIGINT)) not in (0, None)
+        assert_one_line(folders, "run it again")
+    assert status_of(start(folders, FEW)) == 0
+    assert_same(folders, unbroken, FEW)
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 100 kB; needs the right to mount."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", place], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"no right to mount a small disk: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", place], check=True)
+
+
+def test_a_full_disk_is_one_line_and_the_study_goes_on_later(unbroken, small_disk):
+    folders = Folders(small_disk)
+    assert status_of(start(folders, FEW)) == 1
+    assert_one_line(folders, "No space left on device")
+    subprocess.run(["mount", "-o", "remount,size=50m", small_disk], check=True)
+    assert status_of(start(folders, FEW)) == 0, folders.output()
+    assert_same(folders, unbroken, FEW)
+
+
+def test_a_quota_is_one_line_and_the_study_goes_on_later(unbroken, tmp_path):
+    folders = Folders(tmp_path)
+    assert status_of(start(folders, FEW, quota=20_000)) == 1
+    assert_one_line(folders, "could not be written: ")
+    assert not list((tmp_path / "build" / "demo").rglob("*.tmp"))
+    assert status_of(start(folders, FEW)) == 0, folders.output()
+    assert_same(folders, unbroken, FEW)
+
+
+def test_a_results_folder_that_cannot_be_written_is_one_line_and_loses_nothing(unbroken, tmp_path):
+    folders, place = Folders(tmp_path), tmp_path / "results"
+    place.write_text("a file where a folder should be")
+    assert status_of(start(folders, FEW)) == 1
+    assert_one_line(folders, str(place))
+    place.unlink()
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "ro", "tmpfs", place], capture_output=True).returncode == 0:
+        try:
+            assert status_of(start(folders, FEW)) == 1
+            assert_one_line(folders, "Read-only file system")
+        finally:
+            subprocess.run(["umount", "-l", place], check=True)
+    assert status_of(start(folders, FEW)) == 0, folders.output()
+    assert_same(folders, unbroken, FEW)
