@@ -76,8 +76,7 @@ def reference_admm(H, B, Z, count, rho, rounds):
 def test_mask_and_weights_together_are_those_of_a_reference_in_float64():
     statistics, W, X, Y = problem()
     system, count = System.of(statistics, W, ridge=0.01), 25
-    falling = lambda Z, share: masks.keep_largest(Z.abs(), count + round((Z.numel() - count) * (1 - share) ** 3))  # noqa: E731
-    Z, mask = system.searched(falling, 1.5, 12)
+    Z, mask = system.searched(count, rho=1.5, rounds=12)
     start = W.double().numpy() * X.std(0)
     H, B, _ = in_float64(start, X, Y, 0.01)
     expected, expected_mask = reference_admm(H, B, start, count, 1.5, 12)
@@ -99,8 +98,7 @@ def test_inputs_that_never_change_keep_their_weights_and_are_the_first_to_go():
     system = System.of(statistics, W)
     mask = torch.ones_like(W, dtype=torch.bool)
     assert torch.equal(system.weights(system.solved(W * system.scale, mask, 50), mask)[:, [4, 9]], W[:, [4, 9]])
-    keep = lambda Z, share: masks.keep_largest(Z.abs(), Z.numel() - 10)  # noqa: E731
-    Z, mask = system.searched(keep, 1.0, 5)
+    Z, mask = system.searched(W.numel() - 10)
     assert not mask[:, [4, 9]].any() and int(mask.sum()) == W.numel() - 10 and Z.isfinite().all()
 
 

@@ -84,20 +84,22 @@ class System:
             direction = residual + square / before.clamp(min=1e-30) * direction
         return Z
 
-    def searched(self, keep: Callable[[Tensor, float], Tensor], rho: float, rounds: int) -> tuple[Tensor, Tensor]:
-        """(Z, mask): the alternating direction method of multipliers for the least error with few non-zeros.
+    def searched(
+        self, count: int, *, rho: float = RHO, rounds: int = ROUNDS, block: int = 1, taps: int = 1
+    ) -> tuple[Tensor, Tensor]:
+        """(Z, mask) of `count` non-zeros at nearly the least error, by the alternating direction method of multipliers.
 
-        `keep(V, share)` gives the mask of V that has come `share` of the way, 0 … 1, from all weights to the wanted number.
+        The number of kept weights falls to `count` as the cube of the rounds left; `block` and `taps` as in `keep_blocks`.
         """
         shifted = self.H.clone()
         shifted.diagonal().add_(rho)
         inverse = torch.cholesky_solve(torch.eye(len(shifted), device=shifted.device), torch.linalg.cholesky(shifted))
         del shifted
         Z = self.dense * self.scale
-        U, mask = torch.zeros_like(Z), torch.ones_like(Z, dtype=torch.bool)
-        for done in range(1, rounds + 1):
+        U, mask, surplus = torch.zeros_like(Z), torch.ones_like(Z, dtype=torch.bool), Z.numel() - count
+        for left in reversed(range(rounds)):
             V = RELAXATION * ((self.B + rho * (Z - U)) @ inverse) + (1 - RELAXATION) * Z + U
-            mask = keep(V, done / rounds)
+            mask = keep_blocks(V, count + round(surplus * (left / rounds) ** 3), block, taps)
             Z = V * mask
             U = V - Z
         return Z, mask
@@ -185,12 +187,7 @@ def together(
     masks = dict(Masks.of(network))
 
     def solve(name: str, system: System, taps: int) -> Tensor:
-        total = system.dense.numel()
-
-        def keep(Z: Tensor, share: float) -> Tensor:
-            return keep_blocks(Z, kept[name] + round((total - kept[name]) * (1 - share) ** 3), block, taps)
-
-        Z, mask = system.searched(keep, rho, rounds)
+        Z, mask = system.searched(kept[name], rho=rho, rounds=rounds, block=block, taps=taps)
         masks[name] = _unmatrix(mask, weights[name], taps)
         return system.weights(system.solved(Z, mask, steps), mask)
 
