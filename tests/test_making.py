@@ -155,7 +155,9 @@ ARRIVALS = [  # experiment, its field, another value, function, argument, what a
 
 
 @pytest.mark.parametrize(
-    ("kind", "path", "value", "function", "argument", "arrives"), ARRIVALS, ids=lambda value: "" if callable(value) else str(value)[:30]
+    ("kind", "path", "value", "function", "argument", "arrives"),
+    ARRIVALS,
+    ids=lambda value: "" if callable(value) else str(value)[:30],
 )
 def test_a_decision_arrives_where_it_is_carried_out(trace, kind, path, value, function, argument, arrives):
     def calls(experiment):

@@ -58,73 +58,13 @@ def test_the_parts_of_a_notebook(path):
 
 # Run ---------------------------------------------------------------------------------------------------------------
 
-SMALL = {"03_channel_pruning": {"COUNT": 4, "IMAGES": 60, "EPOCHS": 1, "LAYER": "features.10"}}
-CHANGED = {
-    "00_baseline": [{"LAYER": "classifier.0", "IMAGE": 7}, {"LAYER": "features.40", "BATCHES": (2,)}, {"SEED": 3}],
-    "01_sensitivity": [
-        {"SPARSITY": 0.5, "LAYER": "classifier.3"},
-        {"SPARSITY": 0.95, "OTHER_LAYER": "features.0", "SEED": 2},
-        {"SPARSITY": 0.0, "EPOCHS": 1},
-    ],
-    "02_grasp": [
-        {"SCORE": "grasp", "SPARSITY": 0.9},
-        {"SCORE": "synflow", "PER_CLASS": 2, "STAGES": 2},
-        {"SPARSITY": 0.3, "SEED": 4},
-    ],
-    "03_channel_pruning": [
-        {"COUNT": 1, "MACS_SHARE": 0.3},
-        {"LAYER": "features.0", "COUNT": 2, "SEED": 5},
-        {"LAYER": "features.40", "COUNT": 16, "IMAGES": 30},
-    ],
-    "04_analysis": [
-        {"OURS": ("lasso_channels", ""), "THEIRS": ("l1_filters", "")},
-        {"COST": "size_mib", "SEED": 9},
-        {"OURS": ("snip", ""), "THEIRS": ("snip", ""), "RESAMPLES": 50},
-    ],
-}
 
-
-def run(folder, wanted: dict, **environment: str) -> list:
-    """(notebook, settings, refusal) of each run, in a process of its own with this environment."""
+def test_the_first_notebooks_run_from_nothing(tmp_path):
+    """00 and 01 on the tiny study, all cells, all results that they ask for, in a process of their own."""
     around = {name: value for name, value in os.environ.items() if name not in ("RESULTS_DIR", "REPORT_DIR", "PROFILE")}
-    around |= {"BUILD_DIR": str(folder), "OMP_NUM_THREADS": "1", "DEVICE": "cpu", "PYTHONPATH": str(settings.ROOT), **environment}
-    command = [sys.executable, "tests/notebook_run.py", json.dumps(wanted)]
+    around |= {"BUILD_DIR": str(tmp_path), "OMP_NUM_THREADS": "1", "DEVICE": "cpu", "PYTHONPATH": str(settings.ROOT)}
+    wanted = json.dumps({"00_baseline": [{}], "01_sensitivity": [{}]})
+    command = [sys.executable, "tests/notebook_run.py", wanted]
     done = subprocess.run(command, cwd=settings.ROOT, env=around, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """A folder where the results of the tiny study are made once, by the notebooks themselves as they are committed."""
-    folder = tmp_path_factory.mktemp("notebooks")
-    ran = run(folder, {path.stem: [SMALL.get(path.stem, {})] for path in PATHS})
-    assert [name for name, _, _ in ran] == [path.stem for path in PATHS] and not any(refusal for *_, refusal in ran)
-    return folder
-
-
-@by_name
-def test_other_settings_hold_or_are_refused_in_one_sentence(made, path):
-    wanted = [{**SMALL.get(path.stem, {}), **given} for given in CHANGED[path.stem]]
-    for _, given, refusal in run(made, {path.stem: wanted}):
-        assert not refusal or 20 < len(refusal) < 300, (given, refusal)
-
-
-PATHS_OF_A_MACHINE = {
-    "bfloat16": {"DTYPE": "bfloat16"},
-    "no vectors, no compiler, no glibc": {
-        "DTYPE": "float32",
-        "ATEN_CPU_CAPABILITY": "default",
-        "CXX": "no-such-compiler",
-        "NO_GLIBC": "1",
-        "ACCELERATE": "0",
-    },  # fmt: skip
-    "AVX2": {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"},
-}
-
-
-@pytest.mark.parametrize("environment", PATHS_OF_A_MACHINE.values(), ids=PATHS_OF_A_MACHINE)
-def test_every_path_of_a_machine_runs_the_notebooks(tmp_path, environment):
-    """Notebooks 00 to 03 from nothing, all cells, all results that they ask for."""
-    ran = run(tmp_path, {path.stem: [SMALL.get(path.stem, {})] for path in PATHS[:4]}, **environment)
-    assert len(ran) == 4 and not any(refusal for *_, refusal in ran)
+    assert [json.loads(line)[2] for line in done.stdout.splitlines() if line.startswith('["0')] == ["", ""]

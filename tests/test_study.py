@@ -19,8 +19,9 @@ from helpers import cluster, data, experiments, facts, files, machine, making, m
 from helpers.measurement import macs_aten
 from helpers.pruning.masks import Masks
 
-KILLS = 10
-NAMES = ("dense", "global_magnitude-s80.33", "l1_filters", "snip-s80")
+KILLS = 6
+MOMENTS = {"training", "half written", "before the rename", "after the rename"}
+NAMES = ("dense", "l1_filters", "snip-s80")
 FEW = ("dense", "snip-s80")
 
 
@@ -387,7 +388,7 @@ def assert_one_line(folders: Folders, wanted: str) -> None:
 def test_killed_at_any_moment_it_ends_with_the_same_results(unbroken, tmp_path):
     """Each restart runs into the next kill until the study is whole; then a new one begins."""
     draw, kills, studies, where = random.Random(0), 0, 0, set()
-    while kills < KILLS:
+    while kills < KILLS or where != MOMENTS:
         folders = Folders(tmp_path / str(studies))
         while (status := status_of(start(folders, event=draw.randint(1, len(unbroken.events()) // 2)))) != 0:
             assert status == -signal.SIGKILL, folders.output()
@@ -396,7 +397,6 @@ def test_killed_at_any_moment_it_ends_with_the_same_results(unbroken, tmp_path):
             assert folders.results().keys() <= unbroken.results().keys()  # reading them finds no half-written one
         assert_same(folders, unbroken)
         studies += 1
-    assert where == {"training", "half written", "before the rename", "after the rename"}
 
 
 def test_two_studies_at_once_make_everything_once(unbroken, tmp_path):

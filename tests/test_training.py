@@ -173,7 +173,8 @@ def _stopped_and_resumed(tmp_path: Path, epoch: int, dtype: torch.dtype) -> None
     whole, broken, path = network(), network(), tmp_path / "c"
     logs = training.fit(whole, few(33), RECIPE, val=few(10), hook=halved(whole), dtype=dtype)
     with pytest.raises(Interrupted):
-        training.fit(broken, few(33), RECIPE, val=few(10), hook=Stopping(halved(broken).masks, epoch), checkpoint=path, dtype=dtype)
+        stopping = Stopping(halved(broken).masks, epoch)
+        training.fit(broken, few(33), RECIPE, val=few(10), hook=stopping, checkpoint=path, dtype=dtype)
     resumed = network()  # other masks are replaced by those of the checkpoint
     hook = masks.MaskHook(masks.uniform(resumed, 0.1))
     again = training.fit(resumed, few(33), RECIPE, val=few(10), hook=hook, checkpoint=path, dtype=dtype)

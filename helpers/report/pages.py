@@ -55,6 +55,10 @@ def contents(notebook: NotebookNode, out: Path) -> tuple[str, list[dict]]:
     exporter = HTMLExporter(template_name="pages", extra_template_basedirs=[str(TEMPLATES)], exclude_anchor_links=True)
     soup = BeautifulSoup(exporter.from_notebook_node(notebook)[0], "html.parser")
     _formulas(soup)
+    for table in soup.select("table:not(.data)"):  # those of pandas: wide ones scroll in their own box
+        table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+        for head in table.select("th"):
+            head.name = head.name if head.get_text(strip=True) else "td"
     for text in _running_text(soup, UNIT):
         text.replace_with(UNIT.sub("\u00a0", text))  # a number and its unit stay on one line
     for link in soup.select("a[href]"):
