@@ -1,6 +1,5 @@
 """A study: every result is made once and whole, whoever is killed, crowded, out of space or stopped."""
 
-import json
 import multiprocessing.process
 import os
 import random
@@ -19,8 +18,7 @@ from helpers import cluster, data, experiments, facts, files, machine, making, m
 from helpers.measurement import macs_aten
 from helpers.pruning.masks import Masks
 
-KILLS = 6
-MOMENTS = {"training", "half written", "before the rename", "after the rename"}
+MOMENTS = ("training", "half written", "before the rename", "after the rename")
 NAMES = ("dense", "l1_filters", "snip-s80")
 FEW = ("dense", "snip-s80")
 
@@ -297,62 +295,58 @@ class Folders:
         found = sorted((self.root / "results" / "demo" / "networks" / "digits").glob("*.safetensors"))
         return {path.stem: files.digest_of(files.load_tensors(path)[0]) for path in found}
 
-    def events(self) -> list[str]:
-        """What happened in the last study here."""
-        return json.loads((self.root / "events.json").read_text())
-
     def output(self) -> str:
         """All that the study has written to the console so far."""
         path = self.root / "output.txt"
         return path.read_text() if path.is_file() else ""
 
 
-def start(folders: Folders, names=NAMES, *, event: int | None = None, number: int = signal.SIGKILL, quota: int | None = None):
-    """Start the tiny study as `python -m helpers.study` does, in a process that gets signal `number` at event `event`."""
+def start(folders: Folders, names=NAMES, *, at: tuple = ("never", 0), number: int = signal.SIGKILL, quota: int | None = None):
+    """Start the tiny study as `python -m helpers.study` does, in a process that gets signal `number` at a moment's n-th time."""
     folders.root.mkdir(parents=True, exist_ok=True)
-    child = tiny.FORK.Process(target=_study, args=(folders, names, event, number, quota))
+    child = tiny.FORK.Process(target=_study, args=(folders, names, at, number, quota))
     child.start()
     return child
 
 
-def _study(folders: Folders, names: tuple, event: int | None, number: int, quota: int | None) -> None:
+def _study(folders: Folders, names: tuple, at: tuple, number: int, quota: int | None) -> None:
     os.environ.update(folders.environment)
     os.dup2(os.open(folders.root / "output.txt", os.O_CREAT | os.O_WRONLY | os.O_APPEND), 2)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     tiny.install(names)
-    _watch(event, number, folders.root / "events.json")
+    _watch(*at, number)
     if quota is not None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (quota, quota))
     tiny.run_as_main("helpers.study")
 
 
-def _watch(event: int | None, number: int, log: Path) -> None:
-    """Note every optimiser step and every stage of a write, and send this process signal `number` at event `event`."""
+def _watch(moment: str, count: int, number: int) -> None:
+    """Send this process signal `number` the `count`-th time that a training or a write comes to a moment."""
     step, fsync, replace = torch.optim.SGD.step, os.fsync, os.replace
-    seen: list[str] = []
+    left = count
 
-    def happen(what: str) -> bool:
-        seen.append(what)
-        log.write_text(json.dumps(seen))
-        return len(seen) == event
+    def comes(here: str) -> bool:
+        nonlocal left
+        left -= here == moment
+        return here == moment and left == 0
 
     def stepped(*arguments, **options):
-        if happen("training"):
+        if comes("training"):
             os.kill(os.getpid(), number)
         return step(*arguments, **options)
 
     def flushed(descriptor):
-        if happen("half written"):
+        if comes("half written"):
             path = os.readlink(f"/proc/self/fd/{descriptor}")
             os.truncate(path, os.path.getsize(path) // 2)
             os.kill(os.getpid(), number)
         return fsync(descriptor)
 
     def renamed(source, target):
-        if happen("before the rename"):
+        if comes("before the rename"):
             os.kill(os.getpid(), number)
         replace(source, target)
-        if happen("after the rename"):
+        if comes("after the rename"):
             os.kill(os.getpid(), number)
 
     torch.optim.SGD.step, os.fsync, os.replace = stepped, flushed, renamed
@@ -385,18 +379,13 @@ def assert_one_line(folders: Folders, wanted: str) -> None:
     assert wanted in folders.output().splitlines()[-1]
 
 
-def test_killed_at_any_moment_it_ends_with_the_same_results(unbroken, tmp_path):
-    """Each restart runs into the next kill until the study is whole; then a new one begins."""
-    draw, kills, studies, where = random.Random(0), 0, 0, set()
-    while kills < KILLS or where != MOMENTS:
-        folders = Folders(tmp_path / str(studies))
-        while (status := status_of(start(folders, event=draw.randint(1, len(unbroken.events()) // 2)))) != 0:
-            assert status == -signal.SIGKILL, folders.output()
-            kills += 1
-            where.add(folders.events()[-1])
-            assert folders.results().keys() <= unbroken.results().keys()  # reading them finds no half-written one
-        assert_same(folders, unbroken)
-        studies += 1
+def test_killed_again_and_again_it_ends_with_the_same_results(unbroken, tmp_path):
+    draw, folders = random.Random(0), Folders(tmp_path)
+    for moment in (*MOMENTS, "training"):
+        assert status_of(start(folders, at=(moment, draw.randint(1, 3)))) == -signal.SIGKILL, folders.output()
+        assert folders.results().keys() <= unbroken.results().keys()  # reading them finds no half-written one
+    assert status_of(start(folders)) == 0, folders.output()
+    assert_same(folders, unbroken)
 
 
 def test_two_studies_at_once_make_everything_once(unbroken, tmp_path):
@@ -410,9 +399,8 @@ def test_two_studies_at_once_make_everything_once(unbroken, tmp_path):
 
 def test_ctrl_c_is_one_line_and_the_study_goes_on_later(unbroken, tmp_path):
     folders = Folders(tmp_path)
-    for event in (3, 9):
-        assert status_of(start(folders, FEW, event=event, number=signal.SIGINT)) not in (0, None)
-        assert_one_line(folders, "run it again")
+    assert status_of(start(folders, FEW, at=("training", 4), number=signal.SIGINT)) not in (0, None)
+    assert_one_line(folders, "run it again")
     assert status_of(start(folders, FEW)) == 0
     assert_same(folders, unbroken, FEW)
 
