@@ -176,8 +176,9 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--dataset", default=None)
     parser.add_argument("--list", action="store_true", help="only say what is there and what is missing")
     parser.add_argument("--time", action="store_true", help="only time all networks on disk again")
-    parser.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="make them on the Dask cluster there")
-    parser.add_argument("--workers", type=int, help="make them on a Dask cluster of so many processes on this machine")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="make them on the Dask cluster there")
+    where.add_argument("--workers", type=int, help="make them on a Dask cluster of so many processes on this machine")
     options = parser.parse_args(arguments)
     profile = settings.profile(options.profile)
     if options.dataset:
@@ -188,7 +189,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
             print(f"{experiment.dataset:9} {experiment.name:50} {'there' if results.load(experiment) else 'missing'}")
     elif options.time:  # all of them, whatever was asked for: pages show one run
         timing.measure(profile, experiments.plan(profile), again=True)
-    elif options.scheduler or options.workers:
+    elif options.scheduler or options.workers is not None:
         from helpers import cluster  # Dask is needed here alone
 
         return cluster.make(planned, options.scheduler, options.workers)
