@@ -101,8 +101,7 @@ def _store(e: Experiment, result: dict, content: bytes | None, digests: dict[str
         with files.atomic(_file(e)) as path:
             path.write_bytes(content)
     if results.load(e) is None:
-        columns = {*results.NUMBERS, *results.WORDS, *results.DETAILS}
-        results.save(e, {name: value for name, value in result.items() if name in columns})
+        results.save(e, results.measured(result))
     return ""
 
 

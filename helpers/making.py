@@ -256,9 +256,8 @@ def _saliency(maker: _Maker) -> Made:
         chosen = chosen.shuffled(wanted.seed)
     if how.retrain is not None:
         network = maker.new(how.retrain)
-    before = comparison.gradient_norm(network, images, labels)
-    chosen.apply(network)
-    norms = {"before": before, "after": comparison.gradient_norm(network, images, labels, chosen)}
+    before, after = (comparison.gradient_norm(network, images, labels, under) for under in (None, chosen))
+    norms = {"before": before, "after": after}
     weights = f"initialised, seed {(how.retrain or wanted.start).seed}"
     return maker.fit_masked(Made(network, weights=weights, details={"scoring_seconds": seconds, "gradient_norm": norms}), chosen)
 

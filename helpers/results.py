@@ -36,18 +36,24 @@ DETAILS = (
     *("correct", "class_top1_pct", "layers", "log", "reasons", "scan", "allocation", "schedule", "widths"),
     *("channel_reports", "gradient_norm", "run_densely"),
 )
+MEASURED = (*NUMBERS, *WORDS, *DETAILS)
 KEYS = ("profile", "dataset", "method", "label", "seed", "target_sparsity_pct")
-COLUMNS = (*KEYS, *NUMBERS, *WORDS, *DETAILS, "recipe", "experiment")
+COLUMNS = (*KEYS, *MEASURED, "recipe", "experiment")
 
 
 def save(experiment: Experiment, measured: Mapping) -> dict:
     """Write a result and return it as every later reader gets it; ValueError for a column this version does not know."""
-    if unknown := measured.keys() - {*NUMBERS, *WORDS, *DETAILS}:
+    if unknown := measured.keys() - set(MEASURED):
         raise ValueError(f"{sorted(unknown)[0]!r} is not a column of a result; add it to helpers/results.py")
     path = settings.result_path(experiment.profile, experiment.dataset, experiment.name)
     stored = {name: value for name, value in measured.items() if value is not None}
     files.save_json(path, {"version": VERSION, "hash": experiment.hash, **stored, "experiment": experiment.decisions})
     return files.load_json(path)
+
+
+def measured(result: Mapping) -> dict:
+    """The columns of a stored result, as `save` takes them."""
+    return {name: value for name, value in result.items() if name in MEASURED}
 
 
 def load(experiment: Experiment) -> dict | None:
@@ -90,14 +96,14 @@ def frame(profile: Profile) -> pd.DataFrame:
 
 
 def _line(experiment: Experiment, result: dict) -> dict:
-    line = {name: result.get(name) for name in (*NUMBERS, *WORDS, *DETAILS)}
+    line = {name: result.get(name) for name in MEASURED}
     line |= {name: getattr(experiment, name) for name in ("profile", "dataset", "method", "label", "seed")}
     line |= {"target_sparsity_pct": experiment.sparsity_pct, "recipe": result["experiment"]["recipe"]}
     return line | {"experiment": result["experiment"], "correct": unpack_bits(result["correct"])}
 
 
 def facts(profile: Profile | str, dataset: str) -> dict:
-    """What pages show of a data set and no single result holds (see `study.facts`); {} before it was computed."""
+    """What pages show of a data set and no single result holds (see `facts.store`); {} before it was computed."""
     path = settings.facts_path(profile if isinstance(profile, str) else profile.name, dataset)
     return files.load_json(path) if path.is_file() else {}
 

@@ -66,7 +66,7 @@ def make_missing(profile: Profile, wanted: Sequence[Experiment]) -> None:
     for experiment in wanted:
         if experiment.dataset in absent:
             continue
-        if results.load(experiment) is None and not data.at_hand(experiment.dataset):
+        if not data.at_hand(experiment.dataset) and results.load(experiment) is None:
             progress.say(f"{experiment.dataset} is not at hand; its results are left out (README: Real CIFAR and weights)")
             absent.add(experiment.dataset)
             continue

@@ -43,11 +43,8 @@ def measure(profile: Profile, planned: Sequence[Experiment], *, again: bool = Fa
             result = results.load(experiment) if experiment.timed and models.is_of(path, experiment.hash) else None
             if result is not None:
                 wanted[experiment] = result
-        if (
-            again
-            or len({result.get("timed_at") for result in wanted.values()} - {None}) != 1
-            or any("latency_ms" not in result for result in wanted.values())
-        ):
+        runs = {result.get("timed_at") for result in wanted.values()}
+        if wanted and (again or len(runs) > 1 or None in runs):
             _measure(profile, wanted)
 
 
@@ -109,5 +106,4 @@ def _measure(profile: Profile, wanted: dict[Experiment, dict]) -> None:
             columns["run_densely"] = {
                 layout: [name for name, kind in kinds.items() if kind == "dense"] for layout, kinds in chosen
             }
-        kept = {name: value for name, value in result.items() if name in (*results.NUMBERS, *results.WORDS, *results.DETAILS)}
-        results.save(e, {**kept, "run_densely": None, **columns, "reasons": reasons})
+        results.save(e, {**results.measured(result), "run_densely": None, **columns, "reasons": reasons})

@@ -5,12 +5,21 @@ from collections.abc import Iterable
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib import colors, patheffects
 
 WRAP = 24  # letters a line of a label
 HALF_PT, FAR_PT = 5, 12  # half a mark; from where a label is tied to its point by a line
 # where a label may stand: (right, up) in points from its point, in order of preference
 PLACES = sorted(((right, up) for right in (9, -9) for up in range(-60, 61, 6)), key=lambda place: (abs(place[1]), -place[0]))
+
+
+def main_result(frame: pd.DataFrame, method: str, dataset: str) -> pd.Series:
+    """The first seed's main result of a method; KeyError naming it where it is missing."""
+    found = frame[(frame.method == method) & (frame.dataset == dataset) & (frame.label == "")].sort_values("seed")
+    if found.empty:
+        raise KeyError(f"no result of {method} on {dataset}")
+    return found.iloc[0]
 
 
 def label(axes: plt.Axes, points: Iterable[tuple[float, float, str, str]]) -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from helpers.report import look
-from helpers.report.plots import label
+from helpers.report.plots import label, main_result
 
 LINES = {  # of one layer's errors: colour and line
     "LASSO, old weights": ("#7d7350", "--"),
@@ -24,20 +24,11 @@ SAVED = {
 }
 
 
-def main(frame: pd.DataFrame, method: str, dataset: str) -> pd.Series:
-    """The first seed's main result of a method; KeyError naming it where it is missing."""
-    found = frame[(frame.method == method) & (frame.dataset == dataset) & (frame.label == "")].sort_values("seed")
-    if found.empty:
-        raise KeyError(f"no result of {method} on {dataset}")
-    return found.iloc[0]
-
-
 def widths(frame: pd.DataFrame, dataset: str) -> plt.Figure:
     """Channels of each convolution before and after."""
-    result, dense = main(frame, "lasso_channels", dataset), main(frame, "dense", dataset)
+    result = main_result(frame, "lasso_channels", dataset)
     kept = [width for width in result.widths if width != "M"]
-    divisor = _divisor(dense)
-    full = [width // divisor for width in (64, 64, 128, 128, 256, 256, 256, 512, 512, 512, 512, 512, 512)]
+    full = [report["channels_before"] for report in result.channel_reports]
     places = np.arange(len(kept))
     figure, axes = plt.subplots(figsize=(look.WIDTH, 3.0))
     axes.bar(places, full, color="none", edgecolor="#8b929a", label="before")
@@ -47,11 +38,6 @@ def widths(frame: pd.DataFrame, dataset: str) -> plt.Figure:
     axes.grid(axis="x", visible=False)
     axes.legend(loc="upper left")
     return figure
-
-
-def _divisor(dense: pd.Series) -> int:
-    """By how much VGG16's widths are divided: its first convolution has 64 filters of 3 × 9 weights and a bias."""
-    return 64 // (dense.layers[0]["total"] // 28)
 
 
 def one_layer(facts: Mapping) -> plt.Figure:
@@ -105,10 +91,10 @@ def accuracy(frame: pd.DataFrame) -> plt.Figure:
 
 def savings(frame: pd.DataFrame) -> plt.Figure:
     """How many times less MACs, bytes, memory and time LASSO channels take than the dense network, by data set."""
-    lines = {
-        look.dataset(dataset): [main(frame, "dense", dataset)[c] / main(frame, "lasso_channels", dataset)[c] for c in SAVED]
-        for dataset in frame.dataset.unique()
-    }
+    lines = {}
+    for dataset in frame.dataset.unique():
+        result, dense = (main_result(frame, method, dataset) for method in ("lasso_channels", "dense"))
+        lines[look.dataset(dataset)] = [dense[column] / result[column] for column in SAVED]
     times = pd.DataFrame(lines, index=list(SAVED.values())).dropna(how="all").iloc[::-1]
     axes = times.plot.barh(figsize=(look.WIDTH, 3.0), color=["#1f5c3d", "#8fbf9f"], width=0.75)
     for bars in axes.containers:

@@ -6,20 +6,14 @@ import pandas as pd
 import seaborn as sns
 
 from helpers.report import look
-from helpers.report.plots import label
+from helpers.report.plots import label, main_result
 
 MAGNITUDES = ("layerwise_magnitude", "global_magnitude", "uniform_magnitude")
 
 
-def main(frame: pd.DataFrame, method: str, dataset: str) -> pd.Series | None:
-    """The first seed's main result of a method; None where it is missing."""
-    found = frame[(frame.method == method) & (frame.dataset == dataset) & (frame.label == "")].sort_values("seed")
-    return found.iloc[0] if len(found) else None
-
-
 def fragility(frame: pd.DataFrame, dataset: str) -> plt.Figure:
     """Points of validation top-1 lost when one layer alone is pruned: layers down, sparsities across."""
-    scan = main(frame, "layerwise_magnitude", dataset).scan
+    scan = main_result(frame, "layerwise_magnitude", dataset).scan
     lost = scan["baseline_top1_pct"] - np.array(scan["top1_pct"])
     table = pd.DataFrame(lost, index=look.layers(scan["layers"]), columns=[f"{100 * s:g}" for s in scan["sparsities"]])
     figure, axes = plt.subplots(figsize=(look.WIDTH, 4.4))
@@ -33,7 +27,7 @@ def fragility(frame: pd.DataFrame, dataset: str) -> plt.Figure:
 
 def allocation(frame: pd.DataFrame, dataset: str) -> plt.Figure:
     """Left the share of each layer's weights that goes; right its multiply-adds, before and after, in millions."""
-    result = main(frame, "layerwise_magnitude", dataset)
+    result = main_result(frame, "layerwise_magnitude", dataset)
     layers = pd.DataFrame(list(result.layers))
     names, places = look.layers(layers.name), np.arange(len(layers))
     gone = 1 - layers.kept / layers.total
@@ -67,7 +61,7 @@ def compression(frame: pd.DataFrame) -> plt.Figure:
         tuned = chosen[(chosen.method == "layerwise_magnitude") & (chosen.label == "curve_finetuned")]
         style = look.network("layerwise_magnitude").style
         axes.plot(100 / tuned.density_pct, tuned.top1_pct, **style, linewidth=2.2, label="layer-wise magnitude, fine-tuned")
-        dense = main(frame, "dense", dataset)
+        dense = main_result(frame, "dense", dataset)
         axes.axhline(dense.top1_pct, color=look.INK, linewidth=1, linestyle=":", label="dense")
         axes.set_xscale("log", base=2)
         axes.set_xticks([2, 4, 8, 16, 32], ["2×", "4×", "8×", "16×", "32×"])
@@ -130,7 +124,7 @@ def speed(frame: pd.DataFrame) -> plt.Figure:
     points = []
     for axes, column, title in zip(grid, ("latency_ms", "latency_batch128_ms"), ("1 image", "128 images"), strict=True):
         for dataset, line in zip(frame.dataset.unique(), ("-", "--"), strict=False):
-            dense = main(frame, "dense", dataset)
+            dense = main_result(frame, "dense", dataset)
             curve = frame[(frame.dataset == dataset) & (frame.method == "layerwise_magnitude") & (frame.label == "curve")]
             curve = curve[curve[f"sparse_{column}"].notna()].sort_values("sparsity_pct")
             style = look.network("layerwise_magnitude").style | {"linestyle": line}
