@@ -186,7 +186,7 @@ def plan(profile: Profile, topic: str | None = None) -> list[Experiment]:
         settings.choose("topic", topic, TOPICS)
     ranked = [pair for dataset in profile.datasets for pair in _Planner(profile, dataset).experiments()]
     ranked.sort(key=lambda pair: pair[0])  # stable: within a rank the order below stands
-    return [experiment for _, experiment in ranked if topic in (None, experiment.topic)]
+    return [experiment for rank, experiment in ranked if rank in profile.ranks and topic in (None, experiment.topic)]
 
 
 def dense(profile: Profile, dataset: str) -> Experiment:

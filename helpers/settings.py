@@ -55,6 +55,7 @@ class Profile:
     macs_share: float = 41.782 / 314.003466  # the original report's MACs over the dense network's, same counter
     start: Start = Start()
     starts: tuple[tuple[str, Start], ...] = ()  # data sets that begin otherwise
+    ranks: str = "ABC"  # of the experiments in its plan (see `experiments.Ranked`)
 
     def start_of(self, dataset: str) -> Start:
         """How trainings from nothing begin on a data set."""
@@ -89,7 +90,7 @@ PROFILES = {
     "demo": Profile(
         name="demo",
         datasets=("digits",),
-        width_divisor=4,
+        width_divisor=8,
         weights="trained",
         seeds=(0,),
         batch_size=32,
@@ -107,6 +108,7 @@ PROFILES = {
         scan_images=300,
         statistics_images=500,
         timing_seconds=0.05,
+        ranks="AB",
     ),
     "study": _STUDY,
     "paper": replace(

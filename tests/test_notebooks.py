@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -58,13 +59,90 @@ def test_the_parts_of_a_notebook(path):
 
 # Run ---------------------------------------------------------------------------------------------------------------
 
+SMALL = {"03_channel_pruning": {"COUNT": 6, "MACS_SHARE": 0.2}}  # the tiny network has few channels
+ALL = ("00_baseline", "01_sensitivity", "02_grasp", "03_channel_pruning", "04_analysis")
+CHANGES = {
+    "00_baseline": [
+        {"LAYER": "classifier.0", "IMAGE": 7, "BATCHES": (3,)},
+        {"LAYER": "features.0", "SEED": 3},
+        {"IMAGE": 39, "BATCHES": (1, 2, 5)},
+    ],
+    "01_sensitivity": [
+        {"SPARSITY": 0.99, "LAYER": "classifier.3", "EPOCHS": 1},
+        {"SPARSITY": 0.5, "OTHER_LAYER": "features.0", "EPOCHS": 1},
+        {"SPARSITY": 0.9, "SEED": 7, "EPOCHS": 1},
+    ],
+    "02_grasp": [
+        {"SPARSITY": 0.95, "SCORE": "synflow", "EPOCHS": 1},
+        {"PER_CLASS": 3, "STAGES": 2, "EPOCHS": 1},
+        {"SCORE": "grasp", "SEED": 5, "EPOCHS": 1},
+    ],
+    "03_channel_pruning": [
+        {"COUNT": 1, "LAYER": "features.3", "EPOCHS": 1, "MACS_SHARE": 0.2},
+        {"COUNT": 32, "LAYER": "features.40", "EPOCHS": 1, "MACS_SHARE": 0.5},
+        {"COUNT": 9, "IMAGES": 60, "SEED": 2, "EPOCHS": 1, "MACS_SHARE": 0.3},
+    ],
+    "04_analysis": [
+        {"OURS": ("snip", ""), "COST": "size_mib", "SEED": 4},
+        {"THEIRS": ("dense", ""), "RESAMPLES": 200},
+        {"OURS": ("lasso_channels", ""), "COST": "latency_batch128_ms"},
+    ],
+}
+IMPOSSIBLE = {
+    "00_baseline": [{"LAYER": "features.1"}, {"IMAGE": 40}],
+    "01_sensitivity": [{"LAYER": "features.2"}, {"SPARSITY": 1.5}],
+    "02_grasp": [{"SCORE": "snap"}, {"PER_CLASS": 1000}],
+    "03_channel_pruning": [{"COUNT": 1000}, {"LAYER": "classifier.0"}, {"MACS_SHARE": 1e-6}],
+    "04_analysis": [{"OURS": ("snap", "")}, {"COST": "price"}],
+}
 
-def test_the_first_notebooks_run_from_nothing(tmp_path):
-    """00 and 01 on the tiny study, all cells, all results that they ask for, in a process of their own."""
+
+def run(folder, wanted: dict, **environment) -> list:
+    """Run notebooks on the tiny study in a process of its own: [name, settings, the sentence that refuses them] each."""
     around = {name: value for name, value in os.environ.items() if name not in ("RESULTS_DIR", "REPORT_DIR", "PROFILE")}
-    around |= {"BUILD_DIR": str(tmp_path), "OMP_NUM_THREADS": "1", "DEVICE": "cpu", "PYTHONPATH": str(settings.ROOT)}
-    wanted = json.dumps({"00_baseline": [{}], "01_sensitivity": [{}]})
-    command = [sys.executable, "tests/notebook_run.py", wanted]
-    done = subprocess.run(command, cwd=settings.ROOT, env=around, capture_output=True, text=True, timeout=900)
+    around |= {"BUILD_DIR": str(folder), "OMP_NUM_THREADS": "1", "DEVICE": "cpu", "PYTHONPATH": str(settings.ROOT)}
+    command = [sys.executable, "tests/notebook_run.py", json.dumps(wanted)]
+    done = subprocess.run(command, cwd=settings.ROOT, env=around | environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert [json.loads(line)[2] for line in done.stdout.splitlines() if line.startswith('["0')] == ["", ""]
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith('["0')]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """The tiny study's results in float32 on one thread, which further runs find there, and how making them ended."""
+    folder = tmp_path_factory.mktemp("made")
+    return folder, run(folder, {name: [SMALL.get(name, {})] for name in ALL}, DTYPE="float32")
+
+
+def test_notebooks_run_from_nothing(made):
+    """All cells, and all results that they ask for."""
+    assert [(name, refused) for name, _, refused in made[1]] == [(name, "") for name in ALL]
+
+
+def test_notebooks_run_from_nothing_in_bfloat16(tmp_path):
+    ended = run(tmp_path, {name: [SMALL.get(name, {})] for name in ALL[:4]}, DTYPE="bfloat16")
+    assert [refused for *_, refused in ended] == [""] * 4
+
+
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"ATEN_CPU_CAPABILITY": "default", "ONEDNN_MAX_CPU_ISA": "AVX2", "NO_GLIBC": "1"},
+        {"ATEN_CPU_CAPABILITY": "avx2", "CXX": "no-such-compiler", "SPARSE_CACHE": "{folder}/empty", "OMP_NUM_THREADS": "2"},
+    ],
+    ids=["no vector extensions, other C library", "AVX2, no compiler, two threads"],
+)
+def test_notebooks_run_on_lesser_machines(made, tmp_path, environment):
+    shutil.copytree(made[0], tmp_path, dirs_exist_ok=True)
+    environment = {name: value.format(folder=tmp_path) for name, value in environment.items()}
+    ended = run(tmp_path, {name: [SMALL.get(name, {})] for name in ALL[:4]}, **environment)
+    assert [refused for *_, refused in ended] == [""] * 4
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_reader_may_change_the_settings(made, name):
+    """Every cell holds with other settings, or refuses in one sentence what cannot be."""
+    ended = run(made[0], {name: CHANGES[name] + IMPOSSIBLE[name]})
+    assert [refused for *_, refused in ended[:3]] == [""] * 3
+    refusals = [refused for *_, refused in ended[3:]]
+    assert len(refusals) == len(IMPOSSIBLE[name]) and all(refusals)
