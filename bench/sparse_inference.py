@@ -30,7 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import experiments, machine, models, pretrained, results, settings
+from helpers import machine, models, plan, pretrained, results, settings
 from helpers.pruning import masks, sensitivity
 from helpers.pruning.allocation import allocate
 from helpers.sparse import kernels, layers
@@ -84,7 +84,7 @@ def scanned() -> dict | None:
 
 def stored(method: str) -> dict | None:
     """The study's main result of a method on CIFAR-10, if it is there."""
-    planned = experiments.plan(settings.PROFILES["study"])
+    planned = plan.experiments(settings.PROFILES["study"])
     main = [e for e in planned if (e.dataset, e.method, e.label, e.seed) == ("cifar10", method, "", 0)]
     return results.load(main[0])
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from helpers import data, experiments, files, making, models, progress, results, settings
+from helpers import data, files, making, models, plan, progress, results, settings
 from helpers.experiments import Experiment, Saliency, Stages
 from helpers.pruning import channels, comparison, masks, regression, scores
 from helpers.pruning.masks import Masks
@@ -48,7 +48,7 @@ def store(profile: Profile, dataset: str) -> dict:
 
 def _new_network(profile: Profile, dataset: str) -> Experiment:
     """The experiment whose start, images and seed the gradient norms are taken on."""
-    return next(e for e in experiments.plan(profile) if e.dataset == dataset and e.method == "grasp" and not e.label)
+    return next(e for e in plan.experiments(profile) if e.dataset == dataset and e.method == "grasp" and not e.label)
 
 
 def _at_once(profile: Profile, dataset: str) -> dict:
@@ -131,7 +131,7 @@ def _weights(profile: Profile, dataset: str) -> list[dict]:
 
 def _masked(profile: Profile, dataset: str) -> dict[str, Experiment]:
     """The main result of every method that prunes a new network, by method."""
-    planned = (e for e in experiments.plan(profile) if e.dataset == dataset and not e.label)
+    planned = (e for e in plan.experiments(profile) if e.dataset == dataset and not e.label)
     return {e.method: e for e in planned if isinstance(e.prune, Saliency | Stages) and results.load(e)}
 
 
@@ -149,7 +149,7 @@ def _mask_overlap(profile: Profile, dataset: str) -> dict:
 
 
 def _dense_hash(profile: Profile, dataset: str) -> list:
-    return [experiments.dense(profile, dataset).hash, profile.magnitude_sparsity_pct]
+    return [plan.dense(profile, dataset).hash, profile.magnitude_sparsity_pct]
 
 
 PARTS = {  # name → (what it comes from, how it is made)

@@ -3,19 +3,16 @@
 Each kind of pruning in `experiments` has one function here; to add a kind is to add a dataclass there and a function here.
 """
 
-import json
 import time
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
-from pathlib import Path
 
 import torch
 
-from helpers import data, experiments, files, machine, models, pretrained, progress, results, settings, training
+from helpers import experiments, files, machine, models, plan, pretrained, settings, training
 from helpers.experiments import Experiment, New, Trained
+from helpers.maker import Maker
 from helpers.models import VGG
-from helpers.pruning import allocation, channels, comparison, masks, regression, schedule, scores, sensitivity, widths
+from helpers.pruning import allocation, channels, comparison, energy, errors, masks, regression, repair, schedule, scores
 from helpers.pruning.masks import MaskHook, Masks
 
 
@@ -34,169 +31,35 @@ class Made:
 
 def make(experiment: Experiment) -> Made:
     """Make an experiment's network; an interrupted training goes on from its last checkpoint."""
-    return _MAKERS[type(experiment.prune)](_Maker(experiment))
+    return _MAKERS[type(experiment.prune)](Maker(experiment))
 
 
 def dense_network(profile: settings.Profile, dataset: str) -> VGG:
     """The dense network that pruning starts from, trained once where the profile says so; see `pretrained.load` for errors."""
-    maker = _Maker(experiments.dense(profile, dataset))
+    maker = Maker(plan.dense(profile, dataset))
     return maker.dense() if isinstance(maker.experiment.start, Trained) else maker.trained_once()[0]
 
 
 def scoring(experiment: Experiment) -> tuple[VGG, torch.Tensor, torch.Tensor]:
     """The new network that a saliency experiment starts from, and the normalised images and labels it is scored on."""
-    maker = _Maker(experiment)
+    maker = Maker(experiment)
     network = maker.new(experiment.start)
     return network, *maker.scoring_batch(network, experiment.prune.per_class)
-
-
-class _Maker:
-    """One experiment in the making: its images, its networks, its files."""
-
-    def __init__(self, experiment: Experiment):
-        self.experiment = experiment
-        self.details: dict = {}
-
-    @cached_property
-    def splits(self) -> data.Splits:
-        wanted = self.experiment
-        return data.load(wanted.dataset, validation_images=wanted.validation_images, split_seed=wanted.split_seed)
-
-    def new(self, start: New, chosen: Sequence[int | str] | None = None) -> VGG:
-        """A newly initialised network, with the `chosen` widths instead of VGG16's."""
-        with torch.random.fork_rng():
-            torch.manual_seed(start.seed)
-            network = VGG(
-                len(self.splits.classes),
-                chosen or models.scaled(models.VGG16, start.width_divisor),
-                tuple(width // start.width_divisor for width in (512, 512)),
-                dropout=start.dropout,
-                normalization=models.NORMALIZATIONS.get(self.experiment.dataset, models.NORMALIZATIONS["half"]),
-            )
-            if start.large_head:
-                network.draw_large_head()
-        return network.to(machine.device())
-
-    def dense(self) -> VGG:
-        """The trained dense network, ready to be pruned."""
-        start = self.experiment.start
-        network = self._given() if start.dense is None else _Maker(start.dense).trained_once()[0]
-        self.details["weights_digest"] = files.digest_of(network.state_dict())
-        network.set_dropout(start.dropout)
-        return network.to(machine.device())
-
-    def _given(self) -> VGG:
-        """The network of the weights file; ValueError when the results that exist were made from another."""
-        network, dataset, profile = pretrained.load(self.experiment.dataset), self.experiment.dataset, self.experiment.profile
-        stored = results.load(experiments.dense(settings.PROFILES[profile], dataset))
-        if stored and stored.get("weights_digest", digest := files.digest_of(network.state_dict())) != digest:
-            raise ValueError(
-                f"{settings.weights_path(dataset)} is not the network that the results in {settings.results_dir(profile)} start "
-                "from; put that file back, or set RESULTS_DIR and BUILD_DIR to new folders to study another network"
-            )
-        return network
-
-    def trained_once(self) -> tuple[VGG, dict]:
-        """The network of a dense experiment: read where it lies, else trained and stored under a lock of its own."""
-        at = self.experiment.profile, self.experiment.dataset
-        path = settings.network_path(*at, self.experiment.name)
-        with files.lock(settings.lock_path(*at, f"{self.experiment.name}-weights")):
-            if models.is_of(path, self.experiment.hash):
-                try:
-                    return models.load(path), json.loads(models.metadata(path).get("trained", "{}"))
-                except files.CorruptFile as error:
-                    progress.say(f"{error}; it is trained again")
-            network = self.new(self.experiment.start)
-            trained = self.fit(network)
-            models.save(network, path, experiment=self.experiment.hash, trained=json.dumps(trained))
-            self.checkpoint_path.unlink(missing_ok=True)
-            return models.load(path), trained
-
-    @property
-    def weights_name(self) -> str:
-        dense = self.experiment.start.dense
-        return f"given, {self.experiment.dataset}" if dense is None else f"trained, {dense.recipe.epochs} epochs"
-
-    @property
-    def checkpoint_path(self) -> Path:
-        return settings.checkpoint_path(self.experiment.profile, self.experiment.dataset, self.experiment.name)
-
-    def fit(self, network: VGG, hook: training.Hook | None = None) -> dict:
-        """Train by the experiment's recipe: who trained, how long, one log an epoch.
-
-        Whoever stores the network removes the checkpoint.
-        """
-        if self.experiment.recipe is None:
-            return {}
-        wanted = self.experiment
-        dtype = getattr(torch, wanted.number_format) if wanted.number_format else machine.dtype()
-        made_by = {"commit": results.commit(), "train_device": machine.processor(), "train_dtype": str(dtype).split(".")[1]}
-        logs = training.fit(
-            network,
-            self.splits.train,
-            wanted.recipe,
-            val=self.splits.val,
-            hook=hook,
-            checkpoint=self.checkpoint_path,
-            # the hash is known before the network is and cannot tell which weights the training starts from
-            made_with=" ".join(filter(None, (wanted.hash, self.details.get("weights_digest")))),
-            made_by=made_by,
-            dtype=dtype,
-            label=f"{wanted.dataset} {wanted.name}",
-        )
-        return made_by | {"train_seconds": sum(log.seconds for log in logs), "log": [asdict(log) for log in logs]}
-
-    def fit_masked(self, made: Made, chosen: Masks) -> Made:
-        """Train under masks; a training that is continued keeps the masks it was begun with."""
-        hook = MaskHook(chosen)
-        chosen.apply(made.network)
-        made.trained = self.fit(made.network, hook)
-        made.masks = hook.masks
-        return made
-
-    def scoring_batch(self, network: VGG, per_class: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Normalised training images, `per_class` of each class, and their labels."""
-        chosen = data.class_balanced(self.splits.train, per_class, self.experiment.seed)
-        return data.normalize(chosen.images, network.normalization), chosen.labels
-
-    def scan(self, network: VGG, how: experiments.Scan) -> sensitivity.Scan:
-        """The sensitivity scan of the dense network: made once a data set, kept for every sparsity and seed."""
-        at = self.experiment.profile, self.experiment.dataset
-        with files.lock(settings.lock_path(at[0], "scans", at[1])):
-            images = self.splits.val.subset(torch.arange(min(how.images, len(self.splits.val))))
-            path, dtype = settings.scan_path(at[0], f"{at[1]}.json"), machine.dtype()
-            return sensitivity.scan(network, images, sparsities=how.sparsities, undecided=how.undecided, path=path, dtype=dtype)
-
-    def widths(self, network: VGG) -> widths.Widths:
-        """The widths for the experiment's budget of MACs: the same for every method at one budget."""
-        how = self.experiment.prune
-        budget = int(widths.macs_with_batch_norm(network) * how.macs_share)
-        errors = self._error_curves(network) if how.rule == "marginal" else None
-        return widths.for_budget(network, budget, rule=how.rule, multiple=how.multiple, errors=errors)
-
-    def _error_curves(self, network: VGG) -> dict[str, torch.Tensor]:
-        """Reconstruction error by channels kept, a layer at a time, from training images; made once a data set."""
-        at, how = (self.experiment.profile, self.experiment.dataset), self.experiment.prune
-        path = settings.scan_path(at[0], f"{at[1]}-channels.safetensors")
-        samples = regression.Samples(how.images, how.positions, seed=settings.PROFILES[at[0]].seeds[0])
-        made_with = {"made_with": json.dumps([asdict(samples), files.digest_of(network.state_dict())])}
-        with files.lock(settings.lock_path(at[0], "scans", f"{at[1]}-channels")):
-            if path.is_file():
-                try:
-                    curves, described = files.load_tensors(path)
-                    if described == made_with:
-                        return curves
-                except files.CorruptFile as error:
-                    progress.say(f"{error}; the errors are measured again")
-            curves = channels.error_curves(network, self.splits.train.images, samples=samples)
-            files.save_tensors(path, curves, made_with)
-        return curves
 
 
 # One function a kind of pruning -------------------------------------------------------------------------------------
 
 
-def _unpruned(maker: _Maker) -> Made:
+def _fit_masked(maker: Maker, made: Made, chosen: Masks) -> Made:
+    """Train under masks; a training that is continued keeps the masks it was begun with."""
+    hook = MaskHook(chosen)
+    chosen.apply(made.network)
+    made.trained = maker.fit(made.network, hook)
+    made.masks = hook.masks
+    return made
+
+
+def _unpruned(maker: Maker) -> Made:
     """The dense network: trained from nothing, as it is, or trained on."""
     wanted = maker.experiment
     if isinstance(wanted.start, New):
@@ -215,7 +78,7 @@ def _unpruned(maker: _Maker) -> Made:
     return made
 
 
-def _magnitude(maker: _Maker) -> Made:
+def _magnitude(maker: Maker) -> Made:
     how, network = maker.experiment.prune, maker.dense()
     details = maker.details
     if how.allocation == "layerwise":
@@ -227,14 +90,49 @@ def _magnitude(maker: _Maker) -> Made:
         chosen = {"global": masks.global_magnitude, "uniform": masks.uniform}[how.allocation](network, how.sparsity)
     if how.retrain is not None:
         weights = f"initialised, seed {how.retrain.seed}"
-        return maker.fit_masked(Made(maker.new(how.retrain), weights=weights, details=details), chosen)
+        return _fit_masked(maker, Made(maker.new(how.retrain), weights=weights, details=details), chosen)
     chosen.apply(network)
     untrained = training.evaluate(network, maker.splits.test)
     made = Made(network, chosen, untrained, weights=maker.weights_name, details=details)
-    return maker.fit_masked(made, chosen) if maker.experiment.recipe else made
+    return _fit_masked(maker, made, chosen) if maker.experiment.recipe else made
 
 
-def _saliency(maker: _Maker) -> Made:
+def _repaired(maker: Maker) -> Made:
+    wanted, how, network = maker.experiment, maker.experiment.prune, maker.dense()
+    images, samples = maker.splits.train.images, regression.Samples(how.images, how.positions, seed=wanted.seed)
+    begun = time.perf_counter()
+    kept, untrained = _counts(maker, network), None
+    if how.choice == "together":
+        settled = {"ridge": how.ridge, "rho": how.rho, "rounds": how.rounds}
+        repaired, chosen = repair.together(network, kept, images, samples=samples, **settled)
+    else:
+        seen = energy.moments(network, samples.choose(images)) if how.choice == "wanda" else {}
+        chosen = energy.wanda(network, kept, seen) if seen else masks.magnitude(network, kept)
+        repaired = repair.least_squares(network, chosen, images, samples=samples, ridge=how.ridge)
+    maker.details["scoring_seconds"] = time.perf_counter() - begun
+    if how.choice != "together":  # what the masks do alone, and with batch norms averaged anew
+        chosen.apply(network)
+        untrained = training.evaluate(network, maker.splits.test)
+        training.recalibrate(network, maker.splits.train, seed=wanted.seed)
+        maker.details["recalibrated_top1_pct"] = training.evaluate(network, maker.splits.test).top1_pct
+    return Made(repaired, chosen, untrained, weights=maker.weights_name, details=maker.details)
+
+
+def _counts(maker: Maker, network: VGG) -> dict[str, int]:
+    """Weight name → weights that stay, by a repair's allocation."""
+    how, images = maker.experiment.prune, maker.splits.train.images
+    samples = regression.Samples(min(how.images, errors.SAMPLES.images), how.positions, seed=maker.experiment.seed)
+    if how.allocation == "layerwise":
+        return dict(allocation.allocate(network, maker.scan(network, how.scan), how.sparsity).kept)
+    if how.allocation == "curves":
+        return errors.allocate(network, maker.errors(network, samples), how.sparsity, alpha=how.alpha)
+    if how.allocation == "energy":
+        return energy.allocate(network, energy.moments(network, samples.choose(images)), how.sparsity, alpha=how.alpha)
+    whole = {"global": masks.global_magnitude, "uniform": masks.uniform}[how.allocation](network, how.sparsity)
+    return {name: int(mask.sum()) for name, mask in whole.items()}
+
+
+def _saliency(maker: Maker) -> Made:
     wanted, how = maker.experiment, maker.experiment.prune
     network = maker.new(wanted.start)
     images, labels = maker.scoring_batch(network, how.per_class)
@@ -259,10 +157,12 @@ def _saliency(maker: _Maker) -> Made:
     before, after = (comparison.gradient_norm(network, images, labels, under) for under in (None, chosen))
     norms = {"before": before, "after": after}
     weights = f"initialised, seed {(how.retrain or wanted.start).seed}"
-    return maker.fit_masked(Made(network, weights=weights, details={"scoring_seconds": seconds, "gradient_norm": norms}), chosen)
+    return _fit_masked(
+        maker, Made(network, weights=weights, details={"scoring_seconds": seconds, "gradient_norm": norms}), chosen
+    )
 
 
-def _stages(maker: _Maker) -> Made:
+def _stages(maker: Maker) -> Made:
     wanted, how, network = maker.experiment, maker.experiment.prune, maker.new(maker.experiment.start)
     stages = schedule.stages(wanted.recipe.epochs, how.sparsity, count=how.count)
     hook = schedule.IterativeHook(
@@ -281,7 +181,7 @@ def _stages(maker: _Maker) -> Made:
     return Made(network, hook.masks, trained=trained, weights=f"initialised, seed {wanted.start.seed}", details=details)
 
 
-def _channels(maker: _Maker) -> Made:
+def _channels(maker: Maker) -> Made:
     wanted, how, network = maker.experiment, maker.experiment.prune, maker.dense()
     chosen, dense_params = maker.widths(network), sum(p.numel() for p in network.parameters())
     if how.retrain is not None:
@@ -311,6 +211,7 @@ def _channels(maker: _Maker) -> Made:
 _MAKERS = {
     type(None): _unpruned,
     experiments.Magnitude: _magnitude,
+    experiments.Repair: _repaired,
     experiments.Saliency: _saliency,
     experiments.Stages: _stages,
     experiments.Channels: _channels,

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from helpers import experiments, files, machine, progress, settings
+from helpers import files, machine, plan, progress, settings
 from helpers.experiments import Experiment
 from helpers.settings import Profile
 
@@ -26,7 +26,17 @@ NUMBERS = (
     *("macs", "effective_macs", "peak_memory_mib", "average_memory_mib"),
     *("latency_ms", "latency_p90_ms", "latency_batch128_ms", "folded_latency_ms", "folded_latency_batch128_ms"),
     *("sparse_latency_ms", "sparse_latency_batch128_ms", "energy_mj"),
-    *("top1_pct", "top5_pct", "val_top1_pct", "pruned_top1_pct", "epochs", "train_seconds", "scoring_seconds"),
+    *(
+        "top1_pct",
+        "top5_pct",
+        "val_top1_pct",
+        "pruned_top1_pct",
+        "recalibrated_top1_pct",
+        "repaired_top1_pct",
+        "epochs",
+        "train_seconds",
+        "scoring_seconds",
+    ),
 )
 WORDS = (
     *("weights", "train_device", "train_dtype", "device", "threads", "dtype", "torch", "data_source", "commit"),
@@ -89,7 +99,7 @@ def frame(profile: Profile) -> pd.DataFrame:
 
     `correct` holds a numpy array with one bool a test image; the other details are lists and dicts as stored.
     """
-    found = [(experiment, load(experiment)) for experiment in experiments.plan(profile)]
+    found = [(experiment, load(experiment)) for experiment in plan.experiments(profile)]
     lines = [_line(experiment, result) for experiment, result in found if result is not None]
     made = pd.DataFrame(lines, columns=list(COLUMNS))
     return made.astype(dict.fromkeys((*NUMBERS, "target_sparsity_pct"), float))

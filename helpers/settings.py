@@ -52,6 +52,7 @@ class Profile:
     magnitude_sparsity_pct: float = 80.33
     saliency_sparsity_pct: float = 80.0
     pruning_stages: int = 5
+    width_multiple: int = 8  # channels are taken that many at a time
     macs_share: float = 41.782 / 314.003466  # the original report's MACs over the dense network's, same counter
     start: Start = Start()
     starts: tuple[tuple[str, Start], ...] = ()  # data sets that begin otherwise
@@ -109,6 +110,7 @@ PROFILES = {
         statistics_images=500,
         timing_seconds=0.05,
         ranks="AB",
+        width_multiple=2,
     ),
     "study": _STUDY,
     "paper": replace(

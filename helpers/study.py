@@ -27,6 +27,7 @@ from helpers import (
     making,
     measurement,
     models,
+    plan,
     progress,
     results,
     settings,
@@ -48,7 +49,7 @@ def frame(topic: str | None = None, profile: Profile | None = None) -> pd.DataFr
     """
     profile = profile or settings.profile()
     if profile.name == "demo":
-        make_missing(profile, experiments.plan(profile, topic))
+        make_missing(profile, plan.experiments(profile, topic))
     return timing.of_one_run(results.frame(profile))
 
 
@@ -74,7 +75,7 @@ def make_missing(profile: Profile, wanted: Sequence[Experiment]) -> None:
     for dataset in dict.fromkeys(experiment.dataset for experiment in wanted):
         if dataset not in absent:
             facts.store(profile, dataset)
-    timing.measure(profile, [e for e in experiments.plan(profile) if e.dataset not in absent])
+    timing.measure(profile, [e for e in plan.experiments(profile) if e.dataset not in absent])
 
 
 def compute(experiment: Experiment) -> dict:
@@ -109,7 +110,9 @@ def _measured(experiment: Experiment, made: making.Made) -> dict:
     """Every column that follows from the network itself; the timing pass adds the others."""
     network, masks = made.network, made.masks
     splits = data.load(experiment.dataset, validation_images=experiment.validation_images, split_seed=experiment.split_seed)
-    test = training.evaluate(network, splits.test) if made.trained or made.untrained is None else made.untrained
+    repaired = isinstance(experiment.prune, experiments.Repair)
+    changed_since = made.trained or repaired
+    test = training.evaluate(network, splits.test) if changed_since or made.untrained is None else made.untrained
     params = sum(p.numel() for p in network.parameters())
     dense_mib = measurement.file_size(network)
     columns = {
@@ -125,6 +128,7 @@ def _measured(experiment: Experiment, made: making.Made) -> dict:
         "class_top1_pct": _by_class(test.correct, splits),
         "val_top1_pct": training.evaluate(network, splits.val, dtype=machine.dtype()).top1_pct,
         "pruned_top1_pct": made.untrained and made.untrained.top1_pct,
+        "repaired_top1_pct": test.top1_pct if repaired else None,
         "epochs": experiment.recipe.epochs if experiment.recipe else 0,
         "train_seconds": None if experiment.recipe else 0,  # null: trained, and nothing is known of it
         "log": None if experiment.recipe else [],
@@ -183,12 +187,12 @@ def main(arguments: Iterable[str] | None = None) -> int:
     profile = settings.profile(options.profile)
     if options.dataset:
         settings.choose("data set", options.dataset, profile.datasets)
-    planned = [e for e in experiments.plan(profile, options.topic) if options.dataset in (None, e.dataset)]
+    planned = [e for e in plan.experiments(profile, options.topic) if options.dataset in (None, e.dataset)]
     if options.list:
         for experiment in planned:
             print(f"{experiment.dataset:9} {experiment.name:50} {'there' if results.load(experiment) else 'missing'}")
     elif options.time:  # all of them, whatever was asked for: pages show one run
-        timing.measure(profile, experiments.plan(profile), again=True)
+        timing.measure(profile, plan.experiments(profile), again=True)
     elif options.scheduler or options.workers is not None:
         from helpers import cluster  # Dask is needed here alone
 

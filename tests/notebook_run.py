@@ -13,9 +13,9 @@ from dataclasses import replace
 
 import nbformat
 
-from helpers import experiments, settings
+from helpers import plan, settings
 
-DENSE = ("dense", *(f"dense-normalization-{name}" for name in experiments.WRONG_NORMALIZATIONS))
+DENSE = ("dense", *(f"dense-normalization-{name}" for name in plan.WRONG_NORMALIZATIONS))
 NAMES = (  # one of each kind; pages leave out what needs others
     *(*DENSE, "dense_finetuned", "layerwise_magnitude-s80.33", "lasso_channels", "l1_filters"),
     *("layerwise_magnitude-s50-curve", "layerwise_magnitude-s50-curve_finetuned", "lasso_channels-macs-2x"),
@@ -65,8 +65,8 @@ def main(wanted: Mapping[str, list[dict]]) -> None:
 
     settings.PROFILES["demo"] = replace(tiny.PROFILE, width_divisor=16)  # the least at which every budget can be met
     tiny.data.load = tiny.splits
-    plan = experiments.plan
-    experiments.plan = lambda profile, topic=None: [e for e in plan(profile, topic) if e.name in NAMES]
+    whole = plan.experiments
+    plan.experiments = lambda profile, topic=None: [e for e in whole(profile, topic) if e.name in NAMES]
     for name, runs in wanted.items():
         for given in runs:
             print(json.dumps([name, given, run(name, given)]), flush=True)

@@ -12,7 +12,7 @@ import tiny
 import torch
 from distributed import Client, LocalCluster
 
-from helpers import cluster, experiments, files, machine, models, results, settings, study
+from helpers import cluster, files, machine, models, plan, results, settings, study
 
 NAMES = ("dense", "dense-normalization-half", "global_magnitude-s80.33", "lasso_channels", "snip-s80", "dense_from_scratch")
 SHORT = dict.fromkeys(("dense_epochs", "finetune_epochs", "init_epochs", "channel_epochs"), 1)
@@ -67,7 +67,7 @@ def test_one_worker_of_this_machine_makes_everything(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "_local", start_there)
     monkeypatch.setattr(machine, "cores", lambda: 1)
     names = ("dense", "global_magnitude-s80.33", "l1_filters", "snip-s80")
-    planned = [e for e in experiments.plan(PROFILE) if e.name in names]
+    planned = [e for e in plan.experiments(PROFILE) if e.name in names]
     how = {"nanny.environ": dict.fromkeys(there, ""), "worker.multiprocessing-method": "forkserver", "worker.preload": ["tiny"]}
     with dask.config.set({f"distributed.{name}": value for name, value in how.items()}):
         assert cluster.make(planned, None, 1, wait=60) == 0

@@ -6,11 +6,11 @@ from dataclasses import fields, is_dataclass, replace
 
 import pytest
 
-from helpers import experiments, settings
+from helpers import experiments, plan, settings
 from helpers.experiments import Channels, Experiment, Magnitude, New, Saliency, Scan, Stages, Trained
 from helpers.training import Recipe
 
-PROFILES = list(settings.PROFILES.values())
+PROFILES = [replace(profile, ranks="ABC") for profile in settings.PROFILES.values()]
 BESIDES = {"label", "timed"}  # what any two experiments may differ in
 
 
@@ -43,14 +43,14 @@ def changed(part) -> Iterator[tuple[str, object]]:
 
 
 @functools.cache
-def plan(profile: settings.Profile) -> list[Experiment]:
-    return experiments.plan(profile)
+def whole(profile: settings.Profile) -> list[Experiment]:
+    return plan.experiments(profile)
 
 
 def planned(profile, *, method: str, label: str = "", seed: int = 0, dataset: str | None = None) -> list[Experiment]:
     chosen = dataset or profile.datasets[0]
     wanted = (method, label, seed, chosen)
-    return [e for e in plan(profile) if (e.method, e.label, e.seed, e.dataset) == wanted]
+    return [e for e in whole(profile) if (e.method, e.label, e.seed, e.dataset) == wanted]
 
 
 def main(profile, method: str, dataset: str | None = None) -> Experiment:
@@ -62,11 +62,11 @@ def main(profile, method: str, dataset: str | None = None) -> Experiment:
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.name)
-def test_every_experiment_has_its_own_file_and_every_method_is_planned(profile):
-    everything = plan(profile)
+def test_every_experiment_has_its_own_file_and_every_method_is_whole(profile):
+    everything = whole(profile)
     assert len({(e.dataset, e.name) for e in everything}) == len({e.hash for e in everything}) == len(everything)
     assert {e.method for e in everything} == set(experiments.METHODS)
-    by_topic = [experiments.plan(profile, topic) for topic in experiments.TOPICS]
+    by_topic = [plan.experiments(profile, topic) for topic in experiments.TOPICS]
     assert sum(map(len, by_topic)) == len(everything) and all(by_topic)
 
 
@@ -82,7 +82,7 @@ def test_unknown_names_get_the_nearest_known_one():
     with pytest.raises(ValueError, match="did you mean 'synflow'"):
         Experiment("demo", "digits", "sinflow", New(1, 0, 0.0))
     with pytest.raises(ValueError, match="did you mean 'channels'"):
-        experiments.plan(PROFILES[0], "chanels")
+        plan.experiments(PROFILES[0], "chanels")
 
 
 # The hash ----------------------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ def test_decisions_that_were_constants_once_are_fields():
 
 RETRAINED = {"prune.retrain", "recipe"}
 LABELLED = {  # (method, label) → the fields in which it differs from the method's main experiment, any of a recipe's as one
-    **{("dense_finetuned", f"normalization={name}"): {"normalization"} for name in experiments.WRONG_NORMALIZATIONS},
+    **{("dense_finetuned", f"normalization={name}"): {"normalization"} for name in plan.WRONG_NORMALIZATIONS},
     **{(f"{name}_magnitude", "curve"): {"prune.sparsity", "recipe"} for name in ("layerwise", "global", "uniform")},
     ("layerwise_magnitude", "curve_finetuned"): {"prune.sparsity", "recipe"},
     ("layerwise_magnitude", "reinitialized"): RETRAINED,
@@ -145,6 +145,12 @@ LABELLED = {  # (method, label) → the fields in which it differs from the meth
     ("lasso_channels", "widths=uniform"): {"prune.rule"},
     ("lasso_channels", "widths=he"): {"prune.rule"},
     ("dense_from_scratch", "format=float32"): {"number_format"},
+    ("repaired", "curve"): set(),
+    ("repaired", "magnitude"): {"prune.choice", "prune.allocation", "prune.scan"},
+    ("repaired", "wanda"): {"prune.choice", "prune.allocation", "prune.scan"},
+    ("repaired", "scan"): {"prune.allocation", "prune.scan"},
+    ("repaired", "macs"): {"prune.alpha"},
+    **{(method, "solved"): {"prune.reconstruct", "recipe"} for method in ("l1_filters", "random_channels")},
     ("grasp_iterative", "preserving"): {"prune.first"},
     ("grasp_iterative", "signed"): {"prune.later"},
     **{(score, "shuffled"): {"prune.shuffled"} for score in ("snip", "grasp")},
@@ -159,14 +165,15 @@ def without_detail(paths: set[str]) -> set[str]:
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.name)
 def test_a_labelled_experiment_differs_from_the_main_one_as_its_name_says(profile):
-    labelled = [e for e in plan(profile) if e.label]
+    labelled = [e for e in whole(profile) if e.label]
     for experiment in labelled:
         of_method = main(profile, experiment.method, experiment.dataset)
         if experiment.method == "dense":  # where the main one trains it, the others read that network
             expected = {"normalization"} | ({"start", "recipe"} if profile.weights == "trained" else set())
         else:
             expected = LABELLED[experiment.method, experiment.label]
-        assert without_detail(differences(of_method, experiment)) == expected, experiment.name
+        also = {"prune.sparsity"} if experiment.method == "repaired" else set()  # each label at every sparsity
+        assert without_detail(differences(of_method, experiment)) - also == expected, experiment.name
     lacking = {e for e in LABELLED if e not in {(e.method, e.label) for e in labelled}}
     study, given = profile.name == "study", profile.weights == "given"
     assert lacking == ({("layerwise_magnitude", "rewound")} if given else set()) | (
@@ -186,6 +193,10 @@ VALUES = {  # label → the field it names, and that field's value
     "symmetric": ("prune.asymmetric", False),
     "shuffled": ("prune.shuffled", True),
     "inverted": ("prune.inverted", True),
+    "scan": ("prune.allocation", "layerwise"),
+    "macs": ("prune.alpha", 0.5),
+    "magnitude": ("prune.choice", "magnitude"),
+    "wanda": ("prune.choice", "wanda"),
     "preserving": ("prune.first", "grasp_absolute"),
     "signed": ("prune.later", "grasp"),
     "macs=2x": ("prune.macs_share", 1 / 2),
@@ -196,7 +207,7 @@ VALUES = {  # label → the field it names, and that field's value
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.name)
 def test_a_label_says_the_value_too(profile):
-    for experiment in plan(profile):
+    for experiment in whole(profile):
         if experiment.label in VALUES:
             path, value = VALUES[experiment.label]
             found = experiment
@@ -231,7 +242,7 @@ def test_compared_methods_start_and_train_alike(profile, one, other, expected):
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.name)
 def test_seeds_of_a_method_differ_in_the_seed_alone(profile):
-    for e in plan(profile):
+    for e in whole(profile):
         if e.seed != profile.seeds[0]:
             assert differences(main(profile, e.method, e.dataset), e) - BESIDES == {"seed", "recipe.seed"}
 
@@ -251,12 +262,13 @@ def test_masks_and_widths_on_another_network_train_as_a_network_from_nothing(pro
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.name)
 def test_curves_differ_from_the_main_training_in_length_alone(profile):
-    for e in plan(profile):
+    for e in whole(profile):
         if e.label.startswith("macs=") or e.label == "curve_finetuned":
             assert differences(main(profile, e.method, e.dataset).recipe, e.recipe) == {"epochs"}
         if e.label.startswith("macs="):
             assert e.recipe == main(profile, "dense_finetuned", e.dataset).recipe
-        assert (e.recipe is None) == (e.label == "curve" or (e.method == "dense" and isinstance(e.start, Trained)))
+        untrained = e.label in ("curve", "solved") or e.method == "repaired"
+        assert (e.recipe is None) == (untrained or (e.method == "dense" and isinstance(e.start, Trained)))
 
 
 # Defaults that conclusions rest on ---------------------------------------------------------------------------------
@@ -264,7 +276,7 @@ def test_curves_differ_from_the_main_training_in_length_alone(profile):
 
 def values(field: str) -> set:
     """All values of a field of `prune` in all plans."""
-    every = (e.prune for profile in PROFILES for e in plan(profile))
+    every = (e.prune for profile in PROFILES for e in whole(profile))
     return {getattr(prune, field) for prune in every if hasattr(prune, field)}
 
 
@@ -277,7 +289,7 @@ def test_scores_have_temperature_200():
 
 
 def test_synflow_takes_a_hundred_rounds_and_every_other_score_one():
-    rounds = {(e.prune.score, e.prune.rounds) for p in PROFILES for e in plan(p) if isinstance(e.prune, Saliency)}
+    rounds = {(e.prune.score, e.prune.rounds) for p in PROFILES for e in whole(p) if isinstance(e.prune, Saliency)}
     assert {score for score, count in rounds if count == 1} == {"snip", "grasp", "random", "magnitude_init"}
     assert ("synflow", 100) in rounds and len(rounds) == 5
 

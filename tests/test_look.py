@@ -9,11 +9,11 @@ import pytest
 from bs4 import BeautifulSoup
 from PIL import Image
 
-from helpers import experiments, settings
+from helpers import experiments, plan, settings
 from helpers.report import look, plots
 
 MAIN = [(method, look.NETWORKS[method, ""]) for method in experiments.METHODS]
-PLANNED = {(e.method, e.label) for profile in settings.PROFILES.values() for e in experiments.plan(profile)}
+PLANNED = {(e.method, e.label) for profile in settings.PROFILES.values() for e in plan.experiments(profile)}
 
 
 def test_every_planned_network_has_a_name_of_its_own_without_a_comma():

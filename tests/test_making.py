@@ -11,15 +11,16 @@ import pytest
 import tiny
 import torch
 
-from helpers import data, experiments, files, machine, making, models, pretrained, results, settings, training
+from helpers import data, files, machine, maker, making, models, plan, pretrained, results, settings, training
 from helpers.experiments import Experiment, New, Trained
-from helpers.pruning import allocation, channels, comparison, masks, scores, sensitivity, widths
+from helpers.pruning import allocation, channels, comparison, energy, errors, masks, repair, scores, sensitivity, widths
 from helpers.pruning.masks import Masks
 
 PROFILE = tiny.PROFILE
-DENSE = experiments.dense(PROFILE, "digits")
+DENSE = plan.dense(PROFILE, "digits")
 SPIED = (  # what carries out decisions
     *((scores, "prune"), (channels, "prune"), (widths, "for_budget"), (sensitivity, "scan"), (allocation, "allocate")),
+    *((errors, "allocate"), (energy, "allocate"), (repair, "together"), (repair, "least_squares")),
     *((training, "recalibrate"), (data, "load"), (data, "class_balanced"), (channels, "error_curves")),
 )
 
@@ -111,7 +112,8 @@ def trace(folder):
 MAIN = {kind: planned(name) for kind, name in {
     "layerwise": "layerwise_magnitude-s80.33", "global": "global_magnitude-s80.33", "snip": "snip-s80", "synflow": "synflow-s80",
     "grasp": "grasp-s80", "random": "random-s80", "iterative": "grasp_iterative-s80", "lasso": "lasso_channels",
-    "l1": "l1_filters", "scratch": "dense_from_scratch", "finetuned": "dense_finetuned",
+    "repair": "repaired-s80.33", "solved": "repaired-s80.33-magnitude",
+    "wanda": "repaired-s80.33-wanda", "l1": "l1_filters", "scratch": "dense_from_scratch", "finetuned": "dense_finetuned",
 }.items()}  # fmt: skip
 MAIN["large"] = changed(MAIN["lasso"], "prune.macs_share", 0.9)
 ARRIVALS = [  # experiment, its field, another value, function, argument, what arrives there
@@ -121,6 +123,17 @@ ARRIVALS = [  # experiment, its field, another value, function, argument, what a
     ("layerwise", "prune.slope", 0.02, "allocation.allocate", "slope", 0.02),
     ("layerwise", "prune.least_density", 0.02, "allocation.allocate", "least_density", 0.02),
     ("layerwise", "prune.sparsity", 0.7, "allocation.allocate", "sparsity", 0.7),
+    ("repair", "prune.sparsity", 0.7, "errors.allocate", "sparsity", 0.7),
+    ("repair", "prune.alpha", 1.0, "errors.allocate", "alpha", 1.0),
+    ("repair", "prune.allocation", "energy", "energy.allocate", "alpha", 0.0),
+    ("repair", "prune.images", 20, "repair.together", "samples", lambda samples: samples.images == 20),
+    ("repair", "prune.positions", 3, "repair.together", "samples", lambda samples: samples.positions == 3),
+    ("repair", "prune.ridge", 0.2, "repair.together", "ridge", 0.2),
+    ("repair", "prune.rho", 1.0, "repair.together", "rho", 1.0),
+    ("repair", "prune.rounds", 3, "repair.together", "rounds", 3),
+    ("repair", "seed", 3, "repair.together", "samples", lambda samples: samples.seed == 3),
+    ("solved", "prune.ridge", 0.2, "repair.least_squares", "ridge", 0.2),
+    ("solved", "prune.scan.images", 20, "sensitivity.scan", "split", lambda split: len(split) == 20),
     ("random", "seed", 3, "scores.prune", "seed", 3),
     ("snip", "seed", 3, "data.class_balanced", "seed", 3),
     ("snip", "prune.score", "grasp", "scores.prune", "score", "grasp"),
@@ -188,12 +201,33 @@ def test_the_trained_network_gets_the_dropout_of_its_start(trace):
     assert trace(changed(MAIN["finetuned"], "start.dropout", 0.3)).made.network.classifier[2].p == 0.3
 
 
+# Repair --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_repaired_network_trains_nothing_and_has_exactly_its_zeros(trace):
+    for kind in ("repair", "solved", "wanda"):
+        made = trace(MAIN[kind]).made
+        assert not made.trained and "fit" not in trace(MAIN[kind]).calls
+        assert made.masks.kept == masks.kept_count(made.masks.total, 0.8033)
+        weights = models.weights(made.network)
+        assert all((weights[name] == 0)[~mask].all() for name, mask in made.masks.items())
+
+
+def test_repairs_of_one_allocation_differ_in_which_weights_stay(trace):
+    solved, wanda = trace(MAIN["solved"]).made, trace(MAIN["wanda"]).made
+    counts = [{name: int(mask.sum()) for name, mask in made.masks.items()} for made in (solved, wanda)]
+    assert counts[0] == counts[1] and not same(solved.masks, wanda.masks)
+    magnitude = trace(MAIN["layerwise"]).made
+    assert same(solved.masks, magnitude.masks)
+    assert (solved.untrained.correct == magnitude.untrained.correct).all()  # before anything is solved
+
+
 # What the labels say ------------------------------------------------------------------------------------------------
 
 
 def labelled(method: str, label: str) -> tuple[Experiment, Experiment]:
     """(the method's main experiment, the labelled one) of the tiny plan."""
-    main, other = ([e for e in experiments.plan(PROFILE) if (e.method, e.label) == (method, x)] for x in ("", label))
+    main, other = ([e for e in plan.experiments(PROFILE) if (e.method, e.label) == (method, x)] for x in ("", label))
     return main[0], other[0]
 
 
@@ -232,7 +266,7 @@ def test_shuffled_keeps_as_many_of_each_layer_elsewhere(trace, score):
 
 def begun_from(trace: Trace, start: New) -> bool:
     """Whether training found the network that `start` begins, under the masks."""
-    network = making._Maker(replace(DENSE, start=start)).new(start)
+    network = maker.Maker(replace(DENSE, start=start)).new(start)
     trace.made.masks.apply(network)
     return all(torch.equal(tensor, trace.begun[name]) for name, tensor in network.state_dict().items())
 
@@ -290,10 +324,10 @@ def test_widths_follow_the_rule_in_the_label(trace, home, rule):
 
 
 def test_unrounded_widths_are_no_multiples(trace):
-    wide = replace(PROFILE, width_divisor=4)
+    wide = replace(PROFILE, width_divisor=4, width_multiple=2)
     start = Trained(0.0, replace(DENSE, label="wide", start=replace(DENSE.start, width_divisor=4)))
     found = {}
-    for e in experiments.plan(wide):
+    for e in plan.experiments(wide):
         if e.method == "lasso_channels" and e.label in ("", "unrounded"):
             found[e.label] = trace(replace(e, start=start)).made.network.widths
     assert all(width == "M" or width % 2 == 0 for width in found[""])
@@ -303,7 +337,7 @@ def test_unrounded_widths_are_no_multiples(trace):
 def test_float32_is_the_format_of_the_training(trace, monkeypatch):
     monkeypatch.setenv("DTYPE", "bfloat16")
     study = settings.PROFILES["study"]
-    [exact] = [e for e in experiments.plan(study) if e.label == "format=float32" and e.dataset == "cifar10"]
+    [exact] = [e for e in plan.experiments(study) if e.label == "format=float32" and e.dataset == "cifar10"]
     assert exact.number_format == "float32"
     formats = {"": torch.bfloat16, exact.number_format: torch.float32}
     for wanted, dtype in formats.items():
@@ -313,7 +347,7 @@ def test_float32_is_the_format_of_the_training(trace, monkeypatch):
         assert made.made.trained["train_dtype"] == str(dtype).removeprefix("torch.")
 
 
-@pytest.mark.parametrize("name", experiments.WRONG_NORMALIZATIONS)
+@pytest.mark.parametrize("name", plan.WRONG_NORMALIZATIONS)
 def test_images_are_normalised_as_the_label_says(trace, home, name):
     wanted = models.NORMALIZATIONS[name]
     dense, tuned = (trace(labelled(method, f"normalization={name}")[1]) for method in ("dense", "dense_finetuned"))
@@ -384,7 +418,7 @@ def test_gradient_norms_are_of_the_network_that_is_trained(trace, home):
     experiment = labelled("snip", "reinitialized")[1]
     made = trace(experiment).made
     _, images, labels = making.scoring(experiment)
-    start = making._Maker(experiment).new(experiment.prune.retrain)
+    start = maker.Maker(experiment).new(experiment.prune.retrain)
     norms = made.details["gradient_norm"]
     assert norms["before"] == comparison.gradient_norm(start, images, labels)
     assert norms["after"] == pytest.approx(comparison.gradient_norm(start, images, labels, made.masks))
@@ -407,11 +441,11 @@ def test_the_dense_network_is_trained_once_and_again_for_other_decisions(folder,
     path = settings.network_path("demo", "digits", "dense")
     path.parent.mkdir(parents=True)
     shutil.copy(folder / "demo/networks/digits/dense.safetensors", path)
-    first, _ = making._Maker(DENSE).trained_once()
+    first, _ = maker.Maker(DENSE).trained_once()
     monkeypatch.setattr(training, "fit", lambda *_, **__: pytest.fail("trained"))
-    assert files.digest_of(making._Maker(DENSE).trained_once()[0].state_dict()) == files.digest_of(first.state_dict())
+    assert files.digest_of(maker.Maker(DENSE).trained_once()[0].state_dict()) == files.digest_of(first.state_dict())
     with pytest.raises(pytest.fail.Exception, match="trained"):
-        making._Maker(changed(DENSE, "recipe.epochs", 7)).trained_once()
+        maker.Maker(changed(DENSE, "recipe.epochs", 7)).trained_once()
     monkeypatch.undo()
 
 
@@ -427,11 +461,11 @@ def test_a_damaged_dense_network_is_told_and_trained_again(own_folders, monkeypa
 
 def test_damaged_error_curves_are_told_and_measured_again(folder, own_folders, monkeypatch, capsys):
     at_home(monkeypatch, folder)
-    making._Maker(MAIN["lasso"]).widths(making.dense_network(PROFILE, "digits"))
+    maker.Maker(MAIN["lasso"]).widths(making.dense_network(PROFILE, "digits"))
     path = settings.scan_path("demo", "digits-channels.safetensors")
     curves, _ = files.load_tensors(path)
     path.write_bytes(path.read_bytes()[:-5])
-    making._Maker(MAIN["lasso"]).widths(making.dense_network(PROFILE, "digits"))
+    maker.Maker(MAIN["lasso"]).widths(making.dense_network(PROFILE, "digits"))
     assert path.name in capsys.readouterr().err
     assert files.digest_of(files.load_tensors(path)[0]) == files.digest_of(curves)
 
@@ -452,17 +486,17 @@ def given(own_folders, monkeypatch) -> models.VGG:
 def test_a_training_is_not_continued_from_another_dense_network(given, monkeypatch):
     begun = []
     monkeypatch.setattr(training, "fit", lambda *_, **options: begun.append(options["made_with"]) or [])
-    [tuned] = [e for e in experiments.plan(GIVEN) if e.method == "dense_finetuned" and not e.label]
+    [tuned] = [e for e in plan.experiments(GIVEN) if e.method == "dense_finetuned" and not e.label]
     for _ in range(2):
         making.make(tuned)
-        making._Maker(MAIN["scratch"]).fit(tiny.network())
+        maker.Maker(MAIN["scratch"]).fit(tiny.network())
         with torch.no_grad():
             given.features[0].weight.add_(1)
     assert begun[0] != begun[2] and begun[1] == begun[3] == MAIN["scratch"].hash
 
 
 def test_another_weights_file_does_not_mix_with_the_results_that_exist(given):
-    dense = experiments.dense(GIVEN, "digits")
+    dense = plan.dense(GIVEN, "digits")
     made = making.make(dense)
     correct = results.pack_bits(np.ones(4, bool))
     results.save(dense, {"weights_digest": made.details["weights_digest"], "correct": correct})
@@ -474,5 +508,5 @@ def test_another_weights_file_does_not_mix_with_the_results_that_exist(given):
 
 
 def test_every_kind_of_pruning_has_a_maker():
-    kinds = {type(e.prune) for profile in settings.PROFILES.values() for e in experiments.plan(profile)}
+    kinds = {type(e.prune) for profile in settings.PROFILES.values() for e in plan.experiments(profile)}
     assert kinds == making._MAKERS.keys() and all(is_dataclass(kind) for kind in kinds - {type(None)})

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import tiny
 
-from helpers import experiments, files, machine, results, settings
+from helpers import files, machine, plan, results, settings
 
 [EXPERIMENT] = tiny.experiments(["layerwise_magnitude-s80.33"])
 CORRECT = np.random.default_rng(0).random(43) < 0.7
@@ -96,7 +96,7 @@ def test_code_in_a_file_is_never_executed(here):
 
 
 def test_the_frame_has_a_line_a_result_in_the_plan_s_order():
-    chosen = experiments.plan(tiny.PROFILE)[::7]
+    chosen = plan.experiments(tiny.PROFILE)[::7]
     for experiment in reversed(chosen):
         store(experiment, top1_pct=50.0, log=[{"epoch": 0}], threads=2, weights="given")
     frame = results.frame(tiny.PROFILE)

@@ -14,7 +14,22 @@ import pytest
 import tiny
 import torch
 
-from helpers import cluster, data, experiments, facts, files, machine, making, models, results, settings, study, timing, training
+from helpers import (
+    cluster,
+    data,
+    experiments,
+    facts,
+    files,
+    machine,
+    making,
+    models,
+    plan,
+    results,
+    settings,
+    study,
+    timing,
+    training,
+)
 from helpers.measurement import macs_aten
 from helpers.pruning.masks import Masks
 
@@ -189,7 +204,7 @@ def noted(home, monkeypatch) -> dict[str, list]:
 
 @pytest.mark.parametrize("topic", [None, "grasp", "channels"])
 def test_whatever_is_asked_for_everything_is_timed_together(noted, topic):
-    everything = experiments.plan(tiny.PROFILE)
+    everything = plan.experiments(tiny.PROFILE)
     assert study.main(["--profile", "demo", *(["--topic", topic] if topic else [])]) == 0
     assert noted["computed"] == [e for e in everything if topic in (None, e.topic)]
     assert noted["timed"] == [(everything, False)] and noted["facts"] == ["digits"]
@@ -197,14 +212,14 @@ def test_whatever_is_asked_for_everything_is_timed_together(noted, topic):
 
 def test_timing_again_makes_nothing(noted):
     assert study.main(["--profile", "demo", "--topic", "grasp", "--time"]) == 0
-    assert noted["timed"] == [(experiments.plan(tiny.PROFILE), True)] and not noted["computed"]
+    assert noted["timed"] == [(plan.experiments(tiny.PROFILE), True)] and not noted["computed"]
 
 
 @pytest.mark.parametrize("where", [("--workers", "3"), ("--scheduler", "tcp://h:8786")])
 def test_a_cluster_gets_the_same_plan_and_its_status_is_ours(noted, where):
     assert study.main(["--profile", "demo", "--topic", "baseline", *where]) == 1
     [(every, scheduler, workers)] = noted["cluster"]
-    assert every == experiments.plan(tiny.PROFILE, "baseline") and not noted["computed"]
+    assert every == plan.experiments(tiny.PROFILE, "baseline") and not noted["computed"]
     assert (scheduler, workers) == ((None, 3) if where[0] == "--workers" else ("tcp://h:8786", None))
 
 
@@ -213,14 +228,14 @@ def test_a_list_says_what_is_there_and_makes_nothing(noted, capsys):
     results.save(e, {"correct": {"images": 0, "bits": ""}})
     assert study.main(["--profile", "demo", "--list"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [line[1] for line in lines] == [e.name for e in experiments.plan(tiny.PROFILE)]
+    assert [line[1] for line in lines] == [e.name for e in plan.experiments(tiny.PROFILE)]
     assert [line[1] for line in lines if line[2] == "there"] == ["dense"] and not any(noted.values())
 
 
 def test_of_two_data_sets_the_one_at_hand_is_made_to_its_end(noted, monkeypatch, capsys):
     profile = replace(settings.PROFILES["study"], datasets=("cifar10", "cifar100"))
     monkeypatch.setattr(data, "at_hand", lambda name: name == "cifar100")
-    everything = experiments.plan(profile)
+    everything = plan.experiments(profile)
     study.make_missing(profile, everything)
     there = [e for e in everything if e.dataset == "cifar100"]
     assert noted["computed"] == there and noted["facts"] == ["cifar100"] and noted["timed"] == [(there, False)]
@@ -238,7 +253,7 @@ def test_results_that_are_stored_need_no_images(noted, monkeypatch):
 def test_the_demo_makes_what_a_topic_lacks_and_shows_everything(noted):
     results.save(planned("snip-s80"), {"correct": {"images": 0, "bits": ""}, "top1_pct": 50.0})
     frame = study.frame("channels", tiny.PROFILE)
-    assert noted["computed"] == experiments.plan(tiny.PROFILE, "channels")
+    assert noted["computed"] == plan.experiments(tiny.PROFILE, "channels")
     assert frame.method.tolist() == ["snip"] and tuple(frame.columns) == results.COLUMNS
 
 

@@ -19,6 +19,8 @@ FORK.set_forkserver_preload(["helpers.training", "helpers.study", "torch._dynamo
 PROFILE = replace(
     settings.PROFILES["demo"],
     width_divisor=32,
+    ranks="ABC",
+    width_multiple=1,
     dense_epochs=2,
     finetune_epochs=2,
     init_epochs=3,
@@ -59,22 +61,21 @@ def splits(name: str = "digits", device: torch.device | None = None, **options) 
 
 def experiments(names: Sequence[str] = NAMES) -> list:
     """The experiments of the tiny study with these names."""
-    from helpers.experiments import plan
+    from helpers import plan
 
-    return [experiment for experiment in plan(PROFILE) if experiment.name in names]
+    return [experiment for experiment in plan.experiments(PROFILE) if experiment.name in names]
 
 
 def install(names: Sequence[str] = NAMES) -> None:
     """The tiny study in place of the demo, on one thread, for this whole process; nothing is measured."""
-    from helpers import experiments as module
-    from helpers import facts, measurement, results
+    from helpers import facts, measurement, plan, results
     from helpers.pruning import widths
     from helpers.sparse import kernels
 
     torch.set_num_threads(1)
     settings.PROFILES["demo"], chosen = PROFILE, experiments(names)
     data.load = splits
-    module.plan = lambda profile, topic=None: [e for e in chosen if topic in (None, e.topic)]
+    plan.experiments = lambda profile, topic=None: [e for e in chosen if topic in (None, e.topic)]
     results.commit = lambda: "tiny"
     facts.store = lambda profile, dataset: {}
     kernels.available = lambda: "no kernels in this test"

@@ -1,0 +1,162 @@
+"""One experiment in the making: its images, the networks it starts from, its training, and what is measured once a data set."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cached_property
+from pathlib import Path
+
+import torch
+
+from helpers import data, experiments, files, machine, models, plan, pretrained, progress, results, settings, training
+from helpers.experiments import Experiment, New
+from helpers.models import VGG
+from helpers.pruning import channels, errors, regression, sensitivity, widths
+
+
+class Maker:
+    """One experiment in the making: its images, its networks, its files."""
+
+    def __init__(self, experiment: Experiment):
+        self.experiment = experiment
+        self.details: dict = {}
+
+    @cached_property
+    def splits(self) -> data.Splits:
+        wanted = self.experiment
+        return data.load(wanted.dataset, validation_images=wanted.validation_images, split_seed=wanted.split_seed)
+
+    def new(self, start: New, chosen: Sequence[int | str] | None = None) -> VGG:
+        """A newly initialised network, with the `chosen` widths instead of VGG16's."""
+        with torch.random.fork_rng():
+            torch.manual_seed(start.seed)
+            network = VGG(
+                len(self.splits.classes),
+                chosen or models.scaled(models.VGG16, start.width_divisor),
+                tuple(width // start.width_divisor for width in (512, 512)),
+                dropout=start.dropout,
+                normalization=models.NORMALIZATIONS.get(self.experiment.dataset, models.NORMALIZATIONS["half"]),
+            )
+            if start.large_head:
+                network.draw_large_head()
+        return network.to(machine.device())
+
+    def dense(self) -> VGG:
+        """The trained dense network, ready to be pruned."""
+        start = self.experiment.start
+        network = self._given() if start.dense is None else Maker(start.dense).trained_once()[0]
+        self.details["weights_digest"] = files.digest_of(network.state_dict())
+        network.set_dropout(start.dropout)
+        return network.to(machine.device())
+
+    def _given(self) -> VGG:
+        """The network of the weights file; ValueError when the results that exist were made from another."""
+        network, dataset, profile = pretrained.load(self.experiment.dataset), self.experiment.dataset, self.experiment.profile
+        stored = results.load(plan.dense(settings.PROFILES[profile], dataset))
+        if stored and stored.get("weights_digest", digest := files.digest_of(network.state_dict())) != digest:
+            raise ValueError(
+                f"{settings.weights_path(dataset)} is not the network that the results in {settings.results_dir(profile)} start "
+                "from; put that file back, or set RESULTS_DIR and BUILD_DIR to new folders to study another network"
+            )
+        return network
+
+    def trained_once(self) -> tuple[VGG, dict]:
+        """The network of a dense experiment: read where it lies, else trained and stored under a lock of its own."""
+        at = self.experiment.profile, self.experiment.dataset
+        path = settings.network_path(*at, self.experiment.name)
+        with files.lock(settings.lock_path(*at, f"{self.experiment.name}-weights")):
+            if models.is_of(path, self.experiment.hash):
+                try:
+                    return models.load(path), json.loads(models.metadata(path).get("trained", "{}"))
+                except files.CorruptFile as error:
+                    progress.say(f"{error}; it is trained again")
+            network = self.new(self.experiment.start)
+            trained = self.fit(network)
+            models.save(network, path, experiment=self.experiment.hash, trained=json.dumps(trained))
+            self.checkpoint_path.unlink(missing_ok=True)
+            return models.load(path), trained
+
+    @property
+    def weights_name(self) -> str:
+        dense = self.experiment.start.dense
+        return f"given, {self.experiment.dataset}" if dense is None else f"trained, {dense.recipe.epochs} epochs"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return settings.checkpoint_path(self.experiment.profile, self.experiment.dataset, self.experiment.name)
+
+    def fit(self, network: VGG, hook: training.Hook | None = None) -> dict:
+        """Train by the experiment's recipe: who trained, how long, one log an epoch.
+
+        Whoever stores the network removes the checkpoint.
+        """
+        if self.experiment.recipe is None:
+            return {}
+        wanted = self.experiment
+        dtype = getattr(torch, wanted.number_format) if wanted.number_format else machine.dtype()
+        made_by = {"commit": results.commit(), "train_device": machine.processor(), "train_dtype": str(dtype).split(".")[1]}
+        logs = training.fit(
+            network,
+            self.splits.train,
+            wanted.recipe,
+            val=self.splits.val,
+            hook=hook,
+            checkpoint=self.checkpoint_path,
+            # the hash is known before the network is and cannot tell which weights the training starts from
+            made_with=" ".join(filter(None, (wanted.hash, self.details.get("weights_digest")))),
+            made_by=made_by,
+            dtype=dtype,
+            label=f"{wanted.dataset} {wanted.name}",
+        )
+        return made_by | {"train_seconds": sum(log.seconds for log in logs), "log": [asdict(log) for log in logs]}
+
+    def scoring_batch(self, network: VGG, per_class: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Normalised training images, `per_class` of each class, and their labels."""
+        chosen = data.class_balanced(self.splits.train, per_class, self.experiment.seed)
+        return data.normalize(chosen.images, network.normalization), chosen.labels
+
+    def scan(self, network: VGG, how: experiments.Scan) -> sensitivity.Scan:
+        """The sensitivity scan of the dense network: made once a data set, kept for every sparsity and seed."""
+        at = self.experiment.profile, self.experiment.dataset
+        with files.lock(settings.lock_path(at[0], "scans", at[1])):
+            images = self.splits.val.subset(torch.arange(min(how.images, len(self.splits.val))))
+            path, dtype = settings.scan_path(at[0], f"{at[1]}.json"), machine.dtype()
+            return sensitivity.scan(network, images, sparsities=how.sparsities, undecided=how.undecided, path=path, dtype=dtype)
+
+    def errors(self, network: VGG, samples: regression.Samples) -> dict[str, errors.Curve]:
+        """What pruning each layer alone costs its output once it is solved again; measured once a data set."""
+        at = self.experiment.profile, self.experiment.dataset
+        path = settings.scan_path(at[0], f"{at[1]}-errors.json")
+        made_with = [asdict(samples), files.digest_of(network.state_dict())]
+        with files.lock(settings.lock_path(at[0], "scans", f"{at[1]}-errors")):
+            stored = files.load_json(path) if path.is_file() else {}
+            if stored.get("made_with") != made_with:
+                curves = errors.curves(network, self.splits.train.images, samples=samples)
+                stored = {"made_with": made_with, "curves": {name: curve.to_dict() for name, curve in curves.items()}}
+                files.save_json(path, stored)
+            return {name: errors.Curve(**curve) for name, curve in stored["curves"].items()}
+
+    def widths(self, network: VGG) -> widths.Widths:
+        """The widths for the experiment's budget of MACs: the same for every method at one budget."""
+        how = self.experiment.prune
+        budget = int(widths.macs_with_batch_norm(network) * how.macs_share)
+        errors = self._error_curves(network) if how.rule == "marginal" else None
+        return widths.for_budget(network, budget, rule=how.rule, multiple=how.multiple, errors=errors)
+
+    def _error_curves(self, network: VGG) -> dict[str, torch.Tensor]:
+        """Reconstruction error by channels kept, a layer at a time, from training images; made once a data set."""
+        at, how = (self.experiment.profile, self.experiment.dataset), self.experiment.prune
+        path = settings.scan_path(at[0], f"{at[1]}-channels.safetensors")
+        samples = regression.Samples(how.images, how.positions, seed=settings.PROFILES[at[0]].seeds[0])
+        made_with = {"made_with": json.dumps([asdict(samples), files.digest_of(network.state_dict())])}
+        with files.lock(settings.lock_path(at[0], "scans", f"{at[1]}-channels")):
+            if path.is_file():
+                try:
+                    curves, described = files.load_tensors(path)
+                    if described == made_with:
+                        return curves
+                except files.CorruptFile as error:
+                    progress.say(f"{error}; the errors are measured again")
+            curves = channels.error_curves(network, self.splits.train.images, samples=samples)
+            files.save_tensors(path, curves, made_with)
+        return curves

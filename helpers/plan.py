@@ -1,0 +1,181 @@
+"""The plan: which experiments a profile has, and in which order they are made."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from helpers import settings
+from helpers.experiments import TOPICS, Channels, Experiment, Magnitude, New, Repair, Saliency, Scan, Stages, Trained
+from helpers.pruning import scores
+from helpers.settings import Profile
+from helpers.training import Recipe
+
+WRONG_NORMALIZATIONS = ("none", "half", "imagenet")
+CURVE_PCT = (50.0, 75.0, 80.0, 87.5, 93.75, 96.875)  # 2×, 4×, 5×, 8×, 16×, 32× fewer weights
+FINETUNED_CURVE_PCT = (50.0, 75.0, 87.5, 93.75)
+FEWER_MACS = {"macs=2x": 2.0, "macs=4x": 4.0, "macs=7.5x": None, "macs=12x": 12.0}  # None: the main result's budget of MACs
+REPAIRED = {  # label → rank, and how weights are chosen and counted before the others are solved for (see `experiments.Repair`)
+    "": ("B", "together", "curves", 0.0),
+    "magnitude": ("B", "magnitude", "layerwise", 0.0),
+    "scan": ("C", "together", "layerwise", 0.0),
+    "macs": ("C", "together", "curves", 0.5),
+    "wanda": ("C", "wanda", "layerwise", 0.0),
+}
+REPAIRED_PCT = (90.0, 95.0)  # besides the main sparsity
+REPAIR_IMAGES = 1000
+STAGE_SCORES = {  # label of iterative GraSP → its score before training, and during it
+    "": ("grasp", "grasp_preserving"),
+    "preserving": ("grasp_absolute", "grasp_preserving"),
+    "signed": ("grasp", "grasp"),
+}
+
+
+def experiments(profile: Profile, topic: str | None = None) -> list[Experiment]:
+    """All experiments of a profile (or those of one topic), the most important first, then by data set."""
+    if topic is not None:
+        settings.choose("topic", topic, TOPICS)
+    ranked = [pair for dataset in profile.datasets for pair in _Planner(profile, dataset).experiments()]
+    ranked.sort(key=lambda pair: pair[0])  # stable: within a rank the order below stands
+    return [experiment for rank, experiment in ranked if rank in profile.ranks and topic in (None, experiment.topic)]
+
+
+def dense(profile: Profile, dataset: str) -> Experiment:
+    """The experiment of the dense network that every method after training starts from."""
+    return _Planner(profile, dataset).dense
+
+
+Ranked = tuple[str, Experiment]  # rank "A" carries the report, "B" deepens it, "C" are ablations and checks
+
+
+class _Planner:
+    def __init__(self, profile: Profile, dataset: str):
+        self.profile, self.dataset, self.seed = profile, dataset, profile.seeds[0]
+        if profile.weights == "given":
+            self.dense = self._experiment("dense", Trained(profile.dropout), timed=True)
+            self.trained = Trained(profile.dropout)
+        else:
+            recipe = Recipe(profile.dense_epochs, profile.batch_size, profile.scratch_lr, seed=self.seed)
+            self.dense = self._experiment("dense", self._new(self.seed), recipe=recipe, timed=True)
+            self.trained = Trained(profile.dropout, self.dense)
+
+    def _experiment(self, method: str, start: New | Trained, **decisions) -> Experiment:
+        return Experiment(self.profile.name, self.dataset, method, start, **{"seed": self.seed, **decisions})
+
+    def _new(self, seed: int) -> New:
+        start = self.profile.start_of(self.dataset)
+        return New(self.profile.width_divisor, seed, start.dropout, start.large_head)
+
+    def _tuning(self, epochs: int, seed: int) -> Recipe:
+        return Recipe(epochs, self.profile.batch_size, self.profile.finetune_lr, seed=seed)
+
+    def experiments(self) -> Iterator[Ranked]:
+        yield "A", self.dense
+        for name in WRONG_NORMALIZATIONS:
+            label = f"normalization={name}"
+            yield "A", self._experiment("dense", self.trained, label=label, normalization=name)
+            finetuned = self._finetuned(self.seed, label=label, normalization=name, timed=False)
+            yield "B" if name == "half" else "C", finetuned
+        for seed in self.profile.seeds:
+            rank = "A" if seed == self.seed else "B"
+            yield rank, self._finetuned(seed)
+            yield rank, self._magnitude("layerwise", self.profile.magnitude_sparsity_pct, seed=seed)
+            yield rank, self._channels("lasso", seed=seed)
+            yield rank, self._channels("l1", seed=seed, reconstruct=False)
+        yield from self._magnitudes()
+        yield from self._repaired()
+        yield from self._channel_experiments()
+        yield from self._from_nothing()
+
+    def _finetuned(self, seed: int, **decisions) -> Experiment:
+        recipe = self._tuning(self.profile.finetune_epochs, seed)
+        decisions = {"timed": seed == self.seed, **decisions}
+        return self._experiment("dense_finetuned", self.trained, recipe=recipe, seed=seed, **decisions)
+
+    def _magnitude(self, allocated: str, pct: float, epochs: int | None = None, *, seed: int | None = None, **more) -> Experiment:
+        seed, label = self.seed if seed is None else seed, more.get("label", "")
+        recipe = more.pop("recipe", None)
+        if epochs != 0 and recipe is None:
+            recipe = self._tuning(epochs or self.profile.finetune_epochs, seed)
+        scan = Scan(self.profile.scan_images) if allocated == "layerwise" else None
+        pruning = Magnitude(allocated, pct / 100, scan, retrain=more.pop("retrain", None))
+        timed = seed == self.seed and (not label or (label == "curve" and allocated == "layerwise"))
+        method = f"{allocated}_magnitude"
+        return self._experiment(method, self.trained, prune=pruning, recipe=recipe, seed=seed, timed=timed, **more)
+
+    def _magnitudes(self) -> Iterator[Ranked]:
+        for allocated in ("layerwise", "global", "uniform"):
+            for pct in CURVE_PCT:
+                yield "B", self._magnitude(allocated, pct, 0, label="curve")
+        for allocated in ("global", "uniform"):
+            yield "B", self._magnitude(allocated, self.profile.magnitude_sparsity_pct)
+        for pct in FINETUNED_CURVE_PCT:
+            yield "B", self._magnitude("layerwise", pct, self.profile.curve_epochs, label="curve_finetuned")
+        starts = {"reinitialized": self._new(self.seed + 1000)}
+        if self.profile.weights == "trained":  # only then the weights that the dense network began with are at hand
+            starts["rewound"] = self._new(self.seed)
+        for label, start in starts.items():
+            budget = {"recipe": self._from_nothing_recipe(), "retrain": start}
+            yield "C", self._magnitude("layerwise", self.profile.magnitude_sparsity_pct, label=label, **budget)
+
+    def _repaired(self) -> Iterator[Ranked]:
+        """Nothing is trained: the weights that stay are solved for."""
+        main_pct, images = self.profile.magnitude_sparsity_pct, min(REPAIR_IMAGES, self.profile.statistics_images)
+        for pct in (main_pct, *REPAIRED_PCT):
+            for label, (rank, choice, allocated, alpha) in REPAIRED.items():
+                scan = Scan(self.profile.scan_images) if allocated == "layerwise" else None
+                pruning = Repair(choice, allocated, pct / 100, images, self.profile.positions, alpha, scan)
+                label = label if pct == main_pct else label or "curve"
+                yield rank, self._experiment("repaired", self.trained, label=label, prune=pruning)
+        for choice in ("l1", "random"):
+            yield "B", self._channels(choice, 0, label="solved")
+
+    def _channels(self, choice: str, epochs: int | None = None, *, seed: int | None = None, label: str = "", **how) -> Experiment:
+        seed = self.seed if seed is None else seed
+        start, method = self.trained, {"lasso": "lasso_channels", "l1": "l1_filters", "random": "random_channels"}[choice]
+        recipe = None if epochs == 0 else self._tuning(epochs or self.profile.channel_epochs, seed)
+        if how.get("retrain"):
+            method = "lasso_channels_from_scratch"
+            recipe = Recipe(self.profile.channel_scratch_epochs, self.profile.batch_size, self.profile.scratch_lr, seed=seed)
+        how = {"macs_share": self.profile.macs_share, "multiple": self.profile.width_multiple, **how}
+        pruning = Channels(choice, images=self.profile.statistics_images, positions=self.profile.positions, **how)
+        timed = seed == self.seed and (not label or choice == "lasso")
+        return self._experiment(method, start, prune=pruning, recipe=recipe, label=label, seed=seed, timed=timed)
+
+    def _channel_experiments(self) -> Iterator[Ranked]:
+        yield "A", self._channels("lasso", retrain=self._new(self.seed))
+        yield "B", self._channels("random", reconstruct=False)
+        for label, fewer in FEWER_MACS.items():
+            share = 1 / fewer if fewer else self.profile.macs_share
+            yield "B", self._channels("lasso", self.profile.macs_curve_epochs, label=label, macs_share=share)
+        yield "B", self._channels("lasso", label="unrounded", multiple=1)
+        yield "C", self._channels("lasso", label="no_reconstruction", reconstruct=False)
+        yield "C", self._channels("lasso", label="symmetric", asymmetric=False)
+        for rule in ("uniform", "he"):
+            yield "C", self._channels("lasso", label=f"widths={rule}", rule=rule)
+
+    def _from_nothing_recipe(self) -> Recipe:
+        return Recipe(self.profile.init_epochs, self.profile.init_batch_size, self.profile.scratch_lr, seed=self.seed)
+
+    def _from_nothing(self) -> Iterator[Ranked]:
+        """Methods that prune before or while they train, and their dense control: same start, budget and order of images."""
+        sparsity, recipe, start = self.profile.saliency_sparsity_pct / 100, self._from_nothing_recipe(), self._new(self.seed)
+        shared = {"recipe": recipe, "timed": True}
+        yield "A", self._experiment("dense_from_scratch", start, **shared)
+        if self.profile.name == "study":  # its results come from processors of both kinds
+            float32 = {"label": "format=float32", "number_format": "float32", "recipe": recipe}
+            yield "B", self._experiment("dense_from_scratch", start, **float32)
+        for label, (first, later) in STAGE_SCORES.items():
+            pruning = Stages(first, later, sparsity, self.profile.pruning_stages)
+            yield "B" if label else "A", self._experiment("grasp_iterative", start, label=label, prune=pruning, **shared)
+        for score in ("snip", "random", "grasp", "synflow", "magnitude_init"):
+            pruning = Saliency(score, sparsity, scores.ROUNDS.get(score, 1))
+            yield "A" if score in ("snip", "random") else "B", self._experiment(score, start, prune=pruning, **shared)
+            if score not in ("snip", "grasp"):
+                continue
+            checks = {
+                "shuffled": {"shuffled": True},
+                "reinitialized": {"retrain": self._new(self.seed + 1000)},
+                "inverted": {"inverted": True},
+            }
+            for label, changed in checks.items():
+                checked = replace(pruning, **changed)
+                yield "C", self._experiment(score, start, label=label, prune=checked, recipe=recipe)
