@@ -89,7 +89,7 @@ def test_weights_of_another_data_set_are_named(place, state, outputs):
 
 def test_weights_of_another_network_are_one_line(place, state):
     save_file({name: tensor for name, tensor in state.items() if name != "features.3.weight"}, place, HEADER)
-    with pytest.raises(ValueError, match=r"features\.3\.weight") as refused:
+    with pytest.raises(ValueError, match=r"features\.3") as refused:
         pretrained.load("cifar10")
     assert len(str(refused.value)) < 300 and "\n" not in str(refused.value)
 
@@ -120,7 +120,7 @@ def test_a_cached_release_that_is_another_file_is_not_loaded(hub, state):
 
 
 def test_no_network_is_one_clear_line(hub):
-    with pytest.raises(FileNotFoundError, match="use local ones"):
+    with pytest.raises(FileNotFoundError, match="use local weights"):
         pretrained.load("cifar10", "hub")
 
 

@@ -112,7 +112,7 @@ class Masks(Mapping[str, Tensor]):
 
         KeyError or ValueError where the masks are another network's, ValueError where a weight would not stay zero.
         """
-        weights = own_weights(network)
+        weights = models.weights(network)
         _require_fit(self, weights, whole=True)
         for name, weight in weights.items():
             weight.masked_fill_(~self[name].to(weight.device), 0)
@@ -157,18 +157,6 @@ def _require_fit(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, 
             raise ValueError(f"the mask of {name} has shape {tuple(mask.shape)}, its weight {tuple(weights[name].shape)}")
     if whole and len(masks) < len(weights):
         raise KeyError(f"no mask for {next(name for name in weights if name not in masks)}")
-
-
-def own_weights(network: nn.Module) -> dict[str, nn.Parameter]:
-    """`models.weights`; ValueError where one is no parameter but computed from others at every forward pass."""
-    weights = models.weights(network)
-    for name, weight in weights.items():
-        if not isinstance(weight, nn.Parameter):
-            raise ValueError(
-                f"{name} is computed anew at every forward pass (torch.nn.utils.prune, weight_norm), which would undo masks; "
-                "make it a parameter first, as torch.nn.utils.prune.remove(layer, 'weight') does"
-            )
-    return weights
 
 
 class MaskHook:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from helpers import models, settings
-from helpers.pruning.masks import Masks, keep_globally, kept_count, own_weights
+from helpers.pruning.masks import Masks, keep_globally, kept_count
 
 Scores = dict[str, Tensor]
 Score = Callable[..., Scores]
@@ -94,7 +94,7 @@ def prune(
 
 def plain_copy(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A contiguous copy in `dtype` and eval mode, every parameter of which takes a gradient."""
-    own_weights(network)
+    models.weights(network)  # raises where a weight is none that a copy would have
     return copy.deepcopy(network).to(dtype=dtype, memory_format=torch.contiguous_format).eval().requires_grad_(True)
 
 
