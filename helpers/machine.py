@@ -28,13 +28,14 @@ def device() -> torch.device:
     if not wanted:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = wanted.partition(":")
-    if kind.lower() in ALIASES:
-        raise ValueError(f"DEVICE={wanted} is not a device's name: did you mean {ALIASES[kind.lower()]!r}?")
+    nearest = ALIASES.get(kind.lower(), kind.lower())
+    if nearest != kind and nearest in DEVICES:
+        raise ValueError(f"DEVICE={wanted} is not a device's name: did you mean {nearest!r}?")
     settings.choose("device", kind, DEVICES)
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(kind, 1)
     if not (index or "0").isdecimal() or int(index or 0) >= count:
         raise ValueError(f"DEVICE={wanted}: this machine has {count} of {kind!r}; use DEVICE=cpu or leave it unset")
-    return torch.device(wanted)
+    return torch.device(wanted.rstrip(":"))
 
 
 @functools.cache

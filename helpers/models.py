@@ -175,9 +175,9 @@ def require_plain(network: nn.Module) -> None:
 
 def _parts(network: nn.Module) -> dict[str, tuple]:
     """Shapes of all tensors and what the layers compute, by name; no file holds a hook or a forward of a layer's own."""
-    options = "kernel_size", "stride", "padding", "dilation", "ceil_mode", "groups", "padding_mode", "eps", "track_running_stats"
-    options += "_forward_hooks", "_forward_pre_hooks"
-    layers = {n: (type(m), "forward" in vars(m), *(getattr(m, o, None) for o in options)) for n, m in network.named_modules()}
+    asked = ["kernel_size", "stride", "padding", "dilation", "ceil_mode", "groups", "padding_mode", "eps", "track_running_stats"]
+    asked += ["_forward_hooks", "_forward_pre_hooks"]
+    layers = {n: (type(m), "forward" in vars(m), *(getattr(m, o, None) for o in asked)) for n, m in network.named_modules()}
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()} | layers
 
 

@@ -294,7 +294,7 @@ REFUSED = {
     "nested": (replaced("features", 2, nn.Sequential(nn.ReLU())), "features.2 is Sequential"),
     "dilation": (replaced("features", 3, nn.Conv2d(5, 6, 3, padding=2, dilation=2)), "features.3 is Conv2d.*dilation"),
     "groups": (replaced("features", 0, nn.Conv2d(3, 6, 3, padding=1, groups=3)), "features.0 is Conv2d.*groups"),
-    "padding in words": (replaced("features", 3, nn.Conv2d(5, 6, 3, padding="same")), "features.3 is Conv2d.*padding=same"),
+    "uneven padding": (replaced("features", 3, nn.Conv2d(5, 6, 4, padding="same")), "features.3 is Conv2d.*padding=same"),
     "reflected": (replaced("features", 3, nn.Conv2d(5, 6, 3, padding=1, padding_mode="reflect")), "padding_mode=reflect"),
     "oblong": (replaced("features", 3, nn.Conv2d(5, 6, (3, 1), padding=(1, 0))), "features.3 is Conv2d"),
     "7×7": (replaced("features", 3, nn.Conv2d(5, 6, 7, padding=3)), "features.3 is Conv2d.*7, 7"),
@@ -330,6 +330,7 @@ def strided(net: models.VGG) -> None:
 KNOWN = {
     "5×5 of stride 2": strided,
     "batch norm without scale": replaced("features", 1, nn.BatchNorm2d(5, affine=False)),
+    "padding in words": replaced("features", 3, nn.Conv2d(5, 6, 5, padding="same")),
     "no ReLU": replaced("features", 2, nn.Identity()),
     "folded": models.fold_batch_norm,
     "in training mode": lambda net: net.train(),
