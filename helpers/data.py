@@ -155,11 +155,6 @@ def load(
     return splits.to(device or machine.device())
 
 
-def at_hand(name: str) -> bool:
-    """Whether `load(name)` needs no download."""
-    return name == "digits" or cifar.find(name) is not None
-
-
 def require_uint8(images: Tensor) -> None:
     """ValueError where images are not uint8: numbers from 0 to 1 taken for 0 to 255 would be black."""
     if images.dtype != torch.uint8:
