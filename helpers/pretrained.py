@@ -143,7 +143,8 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except (SafetensorError, OSError, RuntimeError, ValueError) as error:
         reason = str(error)
     try:
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        with open(path, "rb") as handle:  # by its content: torch would go by the name
+            loaded = torch.load(handle, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a damaged file makes torch raise
         more = re.search(r"GLOBAL (\S+)", str(error)) if isinstance(error, pickle.UnpicklingError) else None
         if more is None:

@@ -384,6 +384,17 @@ def test_a_source_that_does_not_compile_is_one_line_and_is_not_tried_again(anew,
     assert kernels.available() == reason and not list(anew.glob("*.so"))
 
 
+def test_the_cache_lies_where_the_build_does_or_else_at_home(monkeypatch, tmp_path):
+    monkeypatch.delenv("SPARSE_CACHE")
+    monkeypatch.setenv("BUILD_DIR", str(tmp_path))
+    assert kernels.cache_dir().is_relative_to(tmp_path)
+    monkeypatch.delenv("BUILD_DIR")
+    assert kernels.cache_dir().is_relative_to(kernels.settings.ROOT)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # a checkout that can only be read
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert kernels.cache_dir().is_relative_to(tmp_path / "home")
+
+
 @needs_kernels
 def test_a_cache_that_cannot_be_written_is_one_line(anew, monkeypatch):
     (anew / "file").write_text("")

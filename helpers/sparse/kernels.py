@@ -31,11 +31,11 @@ class Layer(ctypes.Structure):
 
 
 def cache_dir() -> Path:
-    """$SPARSE_CACHE, else `build/` of the project if it can be written, else the user's cache (RuntimeError without a home)."""
+    """$SPARSE_CACHE, else in $BUILD_DIR or a project that can be written, else the user's cache (RuntimeError without a home)."""
     if "SPARSE_CACHE" in os.environ:
         return Path(os.environ["SPARSE_CACHE"])
-    if os.access(settings.ROOT, os.W_OK):
-        return settings.ROOT / "build" / "sparse"
+    if os.environ.get("BUILD_DIR") or os.access(settings.ROOT, os.W_OK):
+        return settings.cache_path("sparse")
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pruning-report"
 
 
