@@ -6,7 +6,6 @@ Environment override: CIFAR_DIR.
 import contextlib
 import hashlib
 import io
-import json
 import os
 import pickle
 import tarfile
@@ -53,13 +52,12 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Part:
-    """The training or the test images: uint8 (N, 3, 32, 32), labels int64 (N,), how many images are lossy copies, class names."""
+    """The training or the test images: uint8 (N, 3, 32, 32), labels int64 (N,), and how many images are lossy copies."""
 
     images: Tensor
     labels: Tensor
-    lossy: int
-    classes: tuple[str, ...]
-    kind: str = "Parquet"
+    lossy: int = 0
+    kind: str = "batches"
 
 
 def find(name: str) -> tuple[Path, Path] | None:
@@ -105,7 +103,7 @@ def _part(name: str, place: Path, split: str) -> Part:
 
 def _checked(name: str, split: str, place: Path, part: Part) -> Part:
     """`part` where it has as many images of each class as the data set has; files.CorruptFile otherwise."""
-    count, classes = IMAGES[split], len(part.classes)
+    count, classes = IMAGES[split], len(CLASSES[name].split())
     counts = torch.bincount(part.labels.clamp(-1, classes) + 1, minlength=classes + 2)  # both ends: no class
     if part.images.shape != (count, 3, 32, 32) or counts.tolist() != [0, *[count // classes] * classes, 0]:
         raise files.CorruptFile(
@@ -133,11 +131,10 @@ def _from_parquet(name: str, path: Path, split: str) -> Part:
     cache = settings.cache_path(f"{name}-{split}-{digest}.safetensors")
     with contextlib.suppress(FileNotFoundError, files.CorruptFile, KeyError):  # a damaged cache is only a cache
         tensors, described = files.load_tensors(cache)
-        return Part(tensors["images"], tensors["labels"], int(described["lossy"]), tuple(described["classes"].split("\n")))
+        return Part(tensors["images"], tensors["labels"], int(described["lossy"]), "Parquet")
     part = _checked(name, split, path, _decode(name, path))
-    described = {"lossy": str(part.lossy), "classes": "\n".join(part.classes)}
     with contextlib.suppress(OSError):  # nor does one that cannot be written keep anybody from the images
-        files.save_tensors(cache, {"images": part.images, "labels": part.labels}, described)
+        files.save_tensors(cache, {"images": part.images, "labels": part.labels}, {"lossy": str(part.lossy)})
     return part
 
 
@@ -145,14 +142,13 @@ def _decode(name: str, path: Path) -> Part:
     try:
         table = pyarrow.parquet.read_table(path, page_checksum_verification=True)  # where it has checksums
         cells = table[_column(table, IMAGE_COLUMNS)].to_pylist()
-        label = _column(table, LABEL_COLUMNS[name])
-        labels = torch.tensor(table[label].to_pylist(), dtype=torch.int64)
+        labels = torch.tensor(table[_column(table, LABEL_COLUMNS[name])].to_pylist(), dtype=torch.int64)
         images = torch.from_numpy(np.stack([_pixels(cell) for cell in cells])).permute(0, 3, 1, 2).contiguous()
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())[:160]
         raise files.CorruptFile(f"{path} is damaged or of another layout ({type(error).__name__}: {reason})") from None
     lossy = sum(isinstance(cell, dict) and str(cell.get("path") or "").endswith(".jpg") for cell in cells)
-    return Part(images, labels, lossy, _class_names(name, label, table.schema.metadata or {}))
+    return Part(images, labels, lossy, "Parquet")
 
 
 def _column(table: pyarrow.Table, wanted: tuple[str, ...]) -> str:
@@ -171,14 +167,6 @@ def _pixels(cell: dict | bytes | list) -> np.ndarray:
     if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 255:
         raise ValueError("an image is neither encoded nor whole numbers from 0 to 255")
     return pixels.astype(np.uint8)
-
-
-def _class_names(name: str, label: str, metadata: dict[bytes, bytes]) -> tuple[str, ...]:
-    """Names from the file's own description where it has one, else the published ones in label order."""
-    try:
-        return tuple(json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"])
-    except (KeyError, ValueError, TypeError):
-        return tuple(CLASSES[name].split())
 
 
 # Batches ----------------------------------------------------------------------------------------------------------
@@ -209,9 +197,7 @@ def _from_batches(name: str, folder: Path, split: str) -> Part:
             raise files.CorruptFile(
                 f"{path} is not a batch of {name} ({type(error).__name__}: {error}); fetch it again"
             ) from None
-    return _checked(
-        name, split, folder, Part(torch.cat(images), torch.tensor(labels), 0, tuple(CLASSES[name].split()), "batches")
-    )
+    return _checked(name, split, folder, Part(torch.cat(images), torch.tensor(labels)))
 
 
 def _download(name: str) -> tuple[Path, Path]:

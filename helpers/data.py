@@ -241,7 +241,7 @@ def _cifar(name: str, validation_images: int, split_seed: int) -> Splits:
     exact = f"{int(1000 * (total - lossy) / total) / 10:.1f} % of images pixel-exact" if lossy else "all images pixel-exact"
     drawn = "" if listed else ", validation images drawn here"  # a network trained elsewhere may have been trained on them
     source = f"{name.upper().replace('CIFAR', 'CIFAR-')} from {train.kind}, {exact}{drawn}"
-    return Splits(name, kept, val, Split(test.images, test.labels), train.classes, source)
+    return Splits(name, kept, val, Split(test.images, test.labels), tuple(cifar.CLASSES[name].split()), source)
 
 
 def _listed(path: Path, count: int) -> np.ndarray:

@@ -205,9 +205,6 @@ def test_real_cifar_has_its_published_means(name):
     part = cifar._part(name, found[1], "test")  # a sixth of the time that all images take
     assert part.images.shape == (10_000, 3, 32, 32)
     assert np.allclose(part.images.double().mean((0, 2, 3)) / 255, models.NORMALIZATIONS[name].mean, atol=4e-3)
-    assert (
-        part.classes[:3] == {"cifar10": ("airplane", "automobile", "bird"), "cifar100": ("apple", "aquarium_fish", "baby")}[name]
-    )
 
 
 def encoded(shade: int) -> bytes:
@@ -412,7 +409,7 @@ def test_the_authors_batches_are_found_and_nothing_in_them_is_executed(small_cif
     monkeypatch.setattr(cifar, "IMAGES", {"train": 2 * classes, "test": classes})
     splits = data.load(name, CPU, validation_images=classes)
     assert splits.test.images[:, 1, 2, 3].tolist() == list(range(classes)) == splits.test.labels.tolist()
-    assert len(splits.classes) == classes and "batches" in splits.source
+    assert len(set(splits.classes)) == classes and "batches" in splits.source
     target = small_cifar / "executed"
     test_file = folder / cifar.BATCH_FILES[name, "test"][0]
     for content in (tiny.trap(target), b"", b"\x80", pickle.dumps({"labels": []}), pickle.dumps([1])):
