@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +48,10 @@ class Split:
         return len(self.labels)
 
     def subset(self, index: Tensor) -> "Split":
-        return Split(self.images[index], self.labels[index], self.mirrors)
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device) -> "Split":
-        return Split(self.images.to(device), self.labels.to(device), self.mirrors)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ class Splits:
     source: str
 
     def to(self, device: torch.device) -> "Splits":
-        train, val, test = (split.to(device) for split in (self.train, self.val, self.test))
-        return Splits(self.name, train, val, test, self.classes, self.source)
+        return replace(self, **{part: getattr(self, part).to(device) for part in ("train", "val", "test")})
 
     @classmethod
     def of(

@@ -38,15 +38,19 @@ def device() -> torch.device:
     return torch.device(wanted.rstrip(":"))
 
 
+def _cpuinfo(field: str) -> str:
+    """What Linux says of the processor under the name of a field; empty where it cannot be read."""
+    try:
+        match = re.search(rf"^(?:{field})\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match.group(1).strip() if match else ""
+
+
 @functools.cache
 def processor_flags() -> frozenset[str]:
-    """Instruction sets of this processor as Linux names them; empty where they cannot be read."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return frozenset()
-    match = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return frozenset(match.group(1).split()) if match else frozenset()
+    """Instruction sets of this processor as Linux names them."""
+    return frozenset(_cpuinfo("flags|Features").split())
 
 
 def dtype(on: torch.device | None = None) -> torch.dtype:
@@ -85,11 +89,6 @@ def processor() -> str:
     """The device in words, to stand beside every figure measured on it."""
     if device().type == "cuda":
         return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    try:
-        match = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        name = match.group(1).strip() if match else name
-    except OSError:
-        pass
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
     matrix = [label for flag, label in BF16_FLAGS.items() if flag in processor_flags()]
     return ", ".join([name, torch.backends.cpu.get_cpu_capability(), *matrix])

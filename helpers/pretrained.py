@@ -161,13 +161,7 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     raise files.CorruptFile(f"{path} holds no state dict, alone or under {', '.join(WRAPPERS)}, but {held}")
 
 
-def _network(
-    path: Path,
-    tensors: Mapping[str, Tensor],
-    normalization: Normalization,
-    widths: Sequence[int | str] | None = None,
-    image_size: int = 32,
-) -> models.VGG:
+def _network(path: Path, tensors: Mapping[str, Tensor], normalization: Normalization, widths=None, image_size=32) -> models.VGG:
     """A VGG with these tensors, matched by order and shape."""
     layers = _layers(tensors)
     channels, outputs = ([len(parts["weight"]) for parts in layers[kind].values()] for kind in (nn.Conv2d, nn.Linear))
@@ -181,21 +175,19 @@ def _network(
         )
     network = models.VGG(outputs[-1], chosen, outputs[:-1], image_size=image_size, normalization=normalization)
     ours = {kind: [(own, module) for own, module in network.named_modules() if type(module) is kind] for kind in layers}
-    pairs = [(name, *own) for kind, found in layers.items() for name, own in zip(found, ours[kind], strict=True)]
-    _compare_names(path.name, {name: own for name, own, _ in pairs})
-    for name, own, module in pairs:
-        given = layers[type(module)][name]
-        for part, place in module.state_dict().items():
-            tensor = given.pop(part, None)
-            if tensor is None and not part.startswith("running"):
-                tensor = torch.ones_like(place) if part == "weight" else torch.zeros_like(place)
-            if tensor is None or tensor.shape != place.shape or tensor.is_floating_point() != place.is_floating_point():
-                theirs = "missing" if tensor is None else f"{tensor.dtype} {tuple(tensor.shape)}"
-                fits = f"{tuple(place.shape)} fits; widths or image_size may be others"
-                raise ValueError(f"{part} of {name} in {path.name} is {theirs}; for {own}, {fits}")
+    pairs = [(theirs, *own) for kind, found in layers.items() for theirs, own in zip(found, ours[kind], strict=True)]
+    _compare_names(path.name, {theirs: own for theirs, own, _ in pairs})
+    for theirs, own, module in pairs:
+        state, given = module.state_dict(), layers[type(module)][theirs]
+        missing = [part for part in state if part not in given and part.startswith("running")]
+        if odd := [*missing, *(part for part in given if part not in state)]:
+            raise ValueError(f"{odd[0]} of {theirs} in {path.name} is {'missing' if missing else f'not expected in {own}'}")
+        for part, place in state.items():
+            tensor = given.get(part, torch.full_like(place, part == "weight"))  # no bias adds 0, no scale multiplies by 1
+            if tensor.shape != place.shape or tensor.is_floating_point() != place.is_floating_point():
+                theirs = f"{part} of {theirs} in {path.name} is {tensor.dtype} {tuple(tensor.shape)}"
+                raise ValueError(f"{theirs}; {tuple(place.shape)} fits {own}: widths or image_size may be others")
             place.copy_(tensor)
-        if given:
-            raise ValueError(f"{name} in {path.name} has a {next(iter(given))}, which {own} has not")
     return network
 
 
@@ -206,10 +198,10 @@ def _layers(tensors: Mapping[str, Tensor]) -> dict[type[nn.Module], dict[str, di
         layer, _, part = name.rpartition(".")
         parts.setdefault(layer, {})[part] = tensor
     layers: dict[type[nn.Module], dict[str, dict[str, Tensor]]] = {nn.Conv2d: {}, nn.BatchNorm2d: {}, nn.Linear: {}}
+    of_dimensions = {4: nn.Conv2d, 2: nn.Linear}
     for layer, found in parts.items():
-        kinds: dict[int, type[nn.Module]] = {4: nn.Conv2d, 2: nn.Linear}
-        kind = nn.BatchNorm2d if "running_mean" in found else kinds.get(found["weight"].dim() if "weight" in found else 0)
-        if kind is None:
+        kind = of_dimensions.get(found["weight"].dim() if "weight" in found else 0, nn.BatchNorm2d)
+        if kind is nn.BatchNorm2d and not {"running_mean", "running_var"} & found.keys():
             raise ValueError(f"{layer} ({', '.join(found)}) is no convolution, batch norm or linear layer")
         layers[kind][layer] = found
     return layers
@@ -231,8 +223,8 @@ def _compare_names(file: str, ours: Mapping[str, str]) -> None:
     if len({sequence for sequence, _ in places}) == 1:
         for (sequence, place), own in places.items():
             if place.isdigit() and place != own:
-                expected = f"{file}: {sequence}.{place} would be {sequence}.{own}"
-                raise ValueError(f"{expected} if each convolution had batch norm and ReLU behind it and max-pools as in widths")
+                place, own = f"{sequence}.{place}", f"{sequence}.{own}"
+                raise ValueError(f"{file}: {place} would be {own} if it were convolution, batch norm, ReLU and these max-pools")
     if changed := [f"{name} is {own} here" for name, own in ours.items() if name != own]:
         progress.say(f"{file}: matched by order and shape ({changed[0]}); evaluate the network before you rely on it")
 
@@ -246,14 +238,11 @@ def main(arguments: Iterable[str] | None = None) -> None:
     parser.add_argument("--widths", nargs="+", type=lambda w: w if w == "M" else int(w), help="64 64 M 128 …")
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--out", required=True, type=Path)
-    given = parser.parse_args(arguments)
-    source, _, dataset = given.file.partition(":")
+    given = vars(parser.parse_args(arguments))
+    file, out = given.pop("file"), given.pop("out")
     try:
-        if source == "hub":
-            network = load(dataset, source)
-        else:
-            network = convert(given.file, given.mean, given.std, widths=given.widths, image_size=given.image_size)
-        models.save(network, given.out)
+        network = load(file[4:], "hub") if file.startswith("hub:") else convert(file, **given)
+        models.save(network, out)
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
-    progress.say(f"{given.out}: {network.num_classes} classes, widths {' '.join(map(str, network.widths))}")
+    progress.say(f"{out}: {network.num_classes} classes, widths {' '.join(map(str, network.widths))}")

@@ -140,7 +140,7 @@ NO_VGG = {
     "residual": (lambda n: residual(*[16] * 5, *[32] * 4, *[64] * 4), "13 convolutions.*give widths"),  # as many as VGG16 has
     "whole numbers": (lambda n: {k: t.to(torch.int8) for k, t in n.state_dict().items()}, r"features\.0.*torch\.int8"),
     "a layer more": (lambda n: n.state_dict() | {"attention.scale": torch.ones(3)}, r"attention \(scale\)"),
-    "a tensor more": (lambda n: n.state_dict() | {"features.3.gain": torch.ones(3)}, r"features\.3 .*gain"),
+    "a tensor more": (lambda n: n.state_dict() | {"features.3.gain": torch.ones(3)}, r"gain of features\.3"),
     "no statistics": (without("features.4.running_var"), r"running_var of features\.4"),
     "not a number": (lambda n: n.state_dict() | {"features.3.bias": torch.full((8,), torch.nan)}, r"features\.3\.bias"),
     "no state dict": (lambda n: {"optimizer": {}, "epoch": 3}, "optimizer, epoch"),
