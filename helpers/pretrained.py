@@ -89,12 +89,9 @@ def _finite(weights: str, network: models.VGG) -> models.VGG:
 
 
 def _local(path: Path) -> models.VGG:
-    command = f"python -m helpers.models FILE --mean … --std … --out {path}"
+    command = "convert a checkpoint by python -m helpers.models FILE --mean … --std … --out …"
     if not path.is_file():
-        raise FileNotFoundError(
-            f"{path} is missing: put trained weights there, point WEIGHTS_DIR at them, use source='hub', or convert another "
-            f"checkpoint by {command}"
-        )
+        raise FileNotFoundError(f"{path} is missing: put trained weights there, point WEIGHTS_DIR at them, or {command}")
     if models.metadata(path).get("kind") == models.FILE_KIND:
         return models.load(path)
     tensors, header = _read(path)
@@ -103,8 +100,7 @@ def _local(path: Path) -> models.VGG:
         normalization = Normalization(path.stem, tuple(map(float, values["mean"])), tuple(map(float, values["std"])))
     except (KeyError, TypeError, ValueError) as error:
         raise files.CorruptFile(
-            f"{path}: its header must name the normalisation (mean and std) its weights were trained with ({error}); "
-            f"rename it and convert it by {command}"
+            f"{path}: its header must name the normalisation (mean and std) its weights were trained with ({error}): {command}"
         ) from None
     return _network(path, tensors, normalization)
 
