@@ -147,6 +147,10 @@ def test_a_folder_of_images_has_a_class_a_folder(tmp_path):
     Image.new("L", (9, 9)).save(tmp_path / "cats" / "grey.png")
     with pytest.raises(ValueError, match="size=32"):
         Splits.of_folder(tmp_path)
+    Image.fromarray(np.full((8, 8), 1000, np.uint16)).save(tmp_path / "cats" / "deep.png")
+    with pytest.raises(ValueError, match=r"deep\.png has more than 8 bits"):
+        Splits.of_folder(tmp_path, size=8)
+    (tmp_path / "cats" / "deep.png").unlink()
     (tmp_path / "cats" / "notes.txt").write_text("no image")
     with pytest.raises(ValueError, match=r"notes\.txt is no image"):
         Splits.of_folder(tmp_path, size=8)
