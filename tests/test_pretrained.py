@@ -108,6 +108,8 @@ def test_the_released_networks_bring_the_normalization_they_were_trained_with(hu
     monkeypatch.setattr(pretrained, "RELEASED", {"cifar10": name})
     network = pretrained.load("cifar10", "hub")
     assert network.normalization.std == (0.2023, 0.1994, 0.2010)
+    pretrained.main(["hub:cifar10", "--out", str(hub / "out")])
+    assert models.load(hub / "out").architecture() == network.architecture()
     assert models.VGG(10).normalization.std == (0.2470, 0.2435, 0.2616)  # the data set's own, which this project trains with
     assert pretrained.RELEASED_NORMALIZATIONS["cifar100"].std == (0.2673, 0.2564, 0.2761)
 
