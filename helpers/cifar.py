@@ -6,7 +6,6 @@ Environment override: CIFAR_DIR.
 import contextlib
 import hashlib
 import io
-import json
 import os
 import pickle
 import tarfile
@@ -34,9 +33,10 @@ BATCH_FILES = {
     ("cifar100", "train"): ["train"],
     ("cifar100", "test"): ["test"],
 }
-ARCHIVES = {  # address and MD5
-    "cifar10": ("https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz", "c58f30108f718f92721af3b95e74349a"),
-    "cifar100": ("https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz", "eb9058c3a382ffc7106e4002c42a8d85"),
+AUTHORS = "https://www.cs.toronto.edu/~kriz/cifar-"
+ARCHIVES = {  # address and SHA-256
+    "cifar10": (f"{AUTHORS}10-python.tar.gz", "6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce"),
+    "cifar100": (f"{AUTHORS}100-python.tar.gz", "85cd44d02ba6437773c5bbd22e183051d648de2e7d6b014e1ef29b855ba677a7"),
 }
 CLASSES = {
     "cifar10": "airplane automobile bird cat deer dog frog horse ship truck",
@@ -52,13 +52,12 @@ CLASSES = {
 
 @dataclass(frozen=True)
 class Part:
-    """The training or the test images: uint8 (N, 3, 32, 32), labels int64 (N,), how many images are lossy copies, class names."""
+    """The training or the test images: uint8 (N, 3, 32, 32), labels int64 (N,), and how many images are lossy copies."""
 
     images: Tensor
     labels: Tensor
-    lossy: int
-    classes: tuple[str, ...]
-    kind: str = "Parquet"
+    lossy: int = 0
+    kind: str = "batches"
 
 
 def find(name: str) -> tuple[Path, Path] | None:
@@ -104,7 +103,7 @@ def _part(name: str, place: Path, split: str) -> Part:
 
 def _checked(name: str, split: str, place: Path, part: Part) -> Part:
     """`part` where it has as many images of each class as the data set has; files.CorruptFile otherwise."""
-    count, classes = IMAGES[split], len(part.classes)
+    count, classes = IMAGES[split], len(CLASSES[name].split())
     counts = torch.bincount(part.labels.clamp(-1, classes) + 1, minlength=classes + 2)  # both ends: no class
     if part.images.shape != (count, 3, 32, 32) or counts.tolist() != [0, *[count // classes] * classes, 0]:
         raise files.CorruptFile(
@@ -132,10 +131,10 @@ def _from_parquet(name: str, path: Path, split: str) -> Part:
     cache = settings.cache_path(f"{name}-{split}-{digest}.safetensors")
     with contextlib.suppress(FileNotFoundError, files.CorruptFile, KeyError):  # a damaged cache is only a cache
         tensors, described = files.load_tensors(cache)
-        return Part(tensors["images"], tensors["labels"], int(described["lossy"]), tuple(described["classes"].split("\n")))
+        return Part(tensors["images"], tensors["labels"], int(described["lossy"]), "Parquet")
     part = _checked(name, split, path, _decode(name, path))
-    described = {"lossy": str(part.lossy), "classes": "\n".join(part.classes)}
-    files.save_tensors(cache, {"images": part.images, "labels": part.labels}, described)
+    with contextlib.suppress(OSError):  # nor does one that cannot be written keep anybody from the images
+        files.save_tensors(cache, {"images": part.images, "labels": part.labels}, {"lossy": str(part.lossy)})
     return part
 
 
@@ -143,14 +142,13 @@ def _decode(name: str, path: Path) -> Part:
     try:
         table = pyarrow.parquet.read_table(path, page_checksum_verification=True)  # where it has checksums
         cells = table[_column(table, IMAGE_COLUMNS)].to_pylist()
-        label = _column(table, LABEL_COLUMNS[name])
-        labels = torch.tensor(table[label].to_pylist(), dtype=torch.int64)
+        labels = torch.tensor(table[_column(table, LABEL_COLUMNS[name])].to_pylist(), dtype=torch.int64)
         images = torch.from_numpy(np.stack([_pixels(cell) for cell in cells])).permute(0, 3, 1, 2).contiguous()
     except (pyarrow.ArrowException, OSError, ValueError, TypeError, KeyError, SyntaxError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())[:160]
         raise files.CorruptFile(f"{path} is damaged or of another layout ({type(error).__name__}: {reason})") from None
     lossy = sum(isinstance(cell, dict) and str(cell.get("path") or "").endswith(".jpg") for cell in cells)
-    return Part(images, labels, lossy, _class_names(name, label, table.schema.metadata or {}))
+    return Part(images, labels, lossy, "Parquet")
 
 
 def _column(table: pyarrow.Table, wanted: tuple[str, ...]) -> str:
@@ -169,14 +167,6 @@ def _pixels(cell: dict | bytes | list) -> np.ndarray:
     if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 255:
         raise ValueError("an image is neither encoded nor whole numbers from 0 to 255")
     return pixels.astype(np.uint8)
-
-
-def _class_names(name: str, label: str, metadata: dict[bytes, bytes]) -> tuple[str, ...]:
-    """Names from the file's own description where it has one, else the published ones in label order."""
-    try:
-        return tuple(json.loads(metadata[b"huggingface"])["info"]["features"][label]["names"])
-    except (KeyError, ValueError, TypeError):
-        return tuple(CLASSES[name].split())
 
 
 # Batches ----------------------------------------------------------------------------------------------------------
@@ -207,14 +197,12 @@ def _from_batches(name: str, folder: Path, split: str) -> Part:
             raise files.CorruptFile(
                 f"{path} is not a batch of {name} ({type(error).__name__}: {error}); fetch it again"
             ) from None
-    return _checked(
-        name, split, folder, Part(torch.cat(images), torch.tensor(labels), 0, tuple(CLASSES[name].split()), "batches")
-    )
+    return _checked(name, split, folder, Part(torch.cat(images), torch.tensor(labels)))
 
 
 def _download(name: str) -> tuple[Path, Path]:
     """What `find` gives, once the batches are there: from the authors' page, whole or not at all."""
-    target, (address, md5) = settings.download_dir() / BATCHES[name], ARCHIVES[name]
+    target, (address, digest) = settings.download_dir() / BATCHES[name], ARCHIVES[name]
     target.parent.mkdir(parents=True, exist_ok=True)
     with files.lock(target.with_suffix(".lock")), tempfile.TemporaryDirectory(dir=target.parent) as folder:
         if target.is_dir():  # another process has downloaded it meanwhile
@@ -222,14 +210,12 @@ def _download(name: str) -> tuple[Path, Path]:
         progress.say(f"downloading {name} from {address} into {target.parent}")
         archive = Path(folder) / "archive.tar.gz"
         try:
-            torch.hub.download_url_to_file(address, str(archive), progress=False)
-        except (OSError, RuntimeError) as error:
+            torch.hub.download_url_to_file(address, str(archive), digest, progress=False)
+        except (OSError, RuntimeError) as error:  # the second for another digest
             raise FileNotFoundError(
                 f"{name} is not on this machine and could not be downloaded ({str(error)[:120]}); set CIFAR_DIR to a folder "
                 f"with {name}/train.parquet or {BATCHES[name]}/"
             ) from None
-        if hashlib.md5(archive.read_bytes()).hexdigest() != md5:
-            raise files.CorruptFile(f"what {address} gave is not the archive of {name} (another MD5); try again")
         with tarfile.open(archive) as tar:
             tar.extractall(folder, filter="data")
         os.replace(Path(folder) / target.name, target)

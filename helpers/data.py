@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -48,10 +48,10 @@ class Split:
         return len(self.labels)
 
     def subset(self, index: Tensor) -> "Split":
-        return Split(self.images[index], self.labels[index], self.mirrors)
+        return replace(self, images=self.images[index], labels=self.labels[index])
 
     def to(self, device: torch.device) -> "Split":
-        return Split(self.images.to(device), self.labels.to(device), self.mirrors)
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ class Splits:
     source: str
 
     def to(self, device: torch.device) -> "Splits":
-        train, val, test = (split.to(device) for split in (self.train, self.val, self.test))
-        return Splits(self.name, train, val, test, self.classes, self.source)
+        return replace(self, **{part: getattr(self, part).to(device) for part in ("train", "val", "test")})
 
     @classmethod
     def of(
@@ -153,11 +152,6 @@ def load(
     settings.choose("data set", name, DATASETS)
     splits = _digits(validation_images, split_seed) if name == "digits" else _cifar(name, validation_images, split_seed)
     return splits.to(device or machine.device())
-
-
-def at_hand(name: str) -> bool:
-    """Whether `load(name)` needs no download."""
-    return name == "digits" or cifar.find(name) is not None
 
 
 def require_uint8(images: Tensor) -> None:
@@ -246,7 +240,7 @@ def _cifar(name: str, validation_images: int, split_seed: int) -> Splits:
     exact = f"{int(1000 * (total - lossy) / total) / 10:.1f} % of images pixel-exact" if lossy else "all images pixel-exact"
     drawn = "" if listed else ", validation images drawn here"  # a network trained elsewhere may have been trained on them
     source = f"{name.upper().replace('CIFAR', 'CIFAR-')} from {train.kind}, {exact}{drawn}"
-    return Splits(name, kept, val, Split(test.images, test.labels), train.classes, source)
+    return Splits(name, kept, val, Split(test.images, test.labels), tuple(cifar.CLASSES[name].split()), source)
 
 
 def _listed(path: Path, count: int) -> np.ndarray:
@@ -275,7 +269,10 @@ def _own(images: Images, labels: Images | Sequence[int]) -> Split:
 def _image(path: Path, size: int | None) -> np.ndarray:
     """(H, W, 3) uint8."""
     try:
-        image = Image.open(path).convert("RGB")
+        image = Image.open(path)
+        deep, image = image.mode.startswith(("I", "F")), image.convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path} is no image ({error}); remove it from the folder") from None
+    if deep:  # Pillow would cut its pixels off at 255
+        raise ValueError(f"{path} has more than 8 bits a pixel; scale it to 0…255 first")
     return np.asarray(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))

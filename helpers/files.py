@@ -118,11 +118,16 @@ def load_json(path: str | os.PathLike) -> dict:
 
 @contextmanager
 def lock(path: str | os.PathLike, *, wait: bool = True) -> Iterator[None]:
-    """Hold an exclusive lock on `path` (released by the system when the process dies); Busy when `wait` is off and it is held."""
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    """Hold an exclusive lock on `path` (released by the system when the process dies); Busy when `wait` is off and it is held.
+
+    OSError with the way out where `path` cannot be written, as in a checkout of another user.
+    """
     try:
+        Path(path).parent.mkdir(parents=True, exist_ok=True)
         held = filelock.FileLock(path, blocking=wait).acquire()
     except filelock.Timeout:
         raise Busy(f"{path} is held by another process; wait for it to end or stop it") from None
+    except OSError as error:
+        raise OSError(error.errno, f"{path} cannot be written ({error.strerror}): set BUILD_DIR to a folder that can") from None
     with held:
         yield

@@ -28,24 +28,29 @@ def device() -> torch.device:
     if not wanted:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     kind, _, index = wanted.partition(":")
-    if kind.lower() in ALIASES:
-        raise ValueError(f"DEVICE={wanted} is not a device's name: did you mean {ALIASES[kind.lower()]!r}?")
+    nearest = ALIASES.get(kind.lower(), kind.lower())
+    if nearest != kind and nearest in DEVICES:
+        raise ValueError(f"DEVICE={wanted} is not a device's name: did you mean {nearest!r}?")
     settings.choose("device", kind, DEVICES)
     count = {"cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}.get(kind, 1)
     if not (index or "0").isdecimal() or int(index or 0) >= count:
         raise ValueError(f"DEVICE={wanted}: this machine has {count} of {kind!r}; use DEVICE=cpu or leave it unset")
-    return torch.device(wanted)
+    return torch.device(wanted.rstrip(":"))
+
+
+def _cpuinfo(field: str) -> str:
+    """What Linux says of the processor under the name of a field; empty where it cannot be read."""
+    try:
+        match = re.search(rf"^(?:{field})\s*:(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+    except OSError:
+        match = None
+    return match.group(1).strip() if match else ""
 
 
 @functools.cache
 def processor_flags() -> frozenset[str]:
-    """Instruction sets of this processor as Linux names them; empty where they cannot be read."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return frozenset()
-    match = re.search(r"^(?:flags|Features)\s*:(.*)$", text, re.MULTILINE)
-    return frozenset(match.group(1).split()) if match else frozenset()
+    """Instruction sets of this processor as Linux names them."""
+    return frozenset(_cpuinfo("flags|Features").split())
 
 
 def dtype(on: torch.device | None = None) -> torch.dtype:
@@ -84,11 +89,6 @@ def processor() -> str:
     """The device in words, to stand beside every figure measured on it."""
     if device().type == "cuda":
         return torch.cuda.get_device_name()
-    name = platform.processor() or platform.machine()
-    try:
-        match = re.search(r"^model name\s*:\s*(.*)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-        name = match.group(1).strip() if match else name
-    except OSError:
-        pass
+    name = _cpuinfo("model name") or platform.processor() or platform.machine()
     matrix = [label for flag, label in BF16_FLAGS.items() if flag in processor_flags()]
     return ", ".join([name, torch.backends.cpu.get_cpu_capability(), *matrix])

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
-from helpers import data
+from helpers import data, models
 from helpers.models import VGG
 
 Name = TypeVar("Name", bound=Hashable)
@@ -34,6 +34,7 @@ POWERCAP = Path("/sys/class/powercap")
 
 def images_for(network: VGG, split: data.Split, count: int) -> Tensor:
     """The first `count` images of `split` (repeated where it has fewer), normalised for `network`: (count, 3, H, W)."""
+    models.require_vgg(network)
     index = torch.arange(count, device=split.images.device) % len(split)
     return data.normalize(split.images[index], network.normalization)
 
@@ -67,8 +68,8 @@ def macs_aten(network: nn.Module, image_size: int | None = None) -> int:
     """
     # ptflops does without torchvision when there is none, yet stops at one whose compiled operators do not load, as those of
     # the stock wheel beside a CPU-only torch
-    imported = {"torchvision": sys.modules.get("torchvision")} if "torchvision" in sys.modules else {}
-    sys.modules["torchvision"] = None
+    imported = {name: sys.modules[name] for name in ("torchvision",) if name in sys.modules}
+    sys.modules["torchvision"] = None  # type: ignore[assignment]
     try:
         from ptflops import get_model_complexity_info
     except ImportError as error:

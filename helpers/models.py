@@ -9,6 +9,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -21,7 +22,6 @@ VGG11 = (64, "M", 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 VGG13 = (64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M")
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 VGG19 = (64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M")
-
 FILE_KIND = "vgg-1"
 
 
@@ -35,9 +35,7 @@ class Normalization:
 
     def __post_init__(self):
         if len(self.mean) != 3 or not all(math.isfinite(value) and 0 <= value <= 1 for value in self.mean):
-            raise ValueError(
-                f"the mean of a normalisation is three values from 0 to 1 (images are scaled to 0…1), not {self.mean}"
-            )
+            raise ValueError(f"the mean of a normalisation is three values from 0 to 1, of images scaled to 0…1, not {self.mean}")
         if len(self.std) != 3 or not all(math.isfinite(value) and 0 < value <= 1 for value in self.std):
             raise ValueError(f"the standard deviation of a normalisation is three values above 0, at most 1, not {self.std}")
 
@@ -125,14 +123,8 @@ class VGG(nn.Module):
 
     def architecture(self) -> dict:
         """What `VGG(**architecture)` needs to build the same network, as plain JSON."""
-        return {
-            "num_classes": self.num_classes,
-            "widths": list(self.widths),
-            "hidden": list(self.hidden),
-            "image_size": self.image_size,
-            "dropout": self.dropout,
-            "normalization": asdict(self.normalization),
-        }
+        sizes = {"num_classes": self.num_classes, "widths": list(self.widths), "hidden": list(self.hidden)}
+        return sizes | {"image_size": self.image_size, "dropout": self.dropout, "normalization": asdict(self.normalization)}
 
 
 def _initialize(module: nn.Module) -> None:
@@ -161,7 +153,8 @@ def require_vgg(network: nn.Module) -> None:
     """TypeError where `network` is none of this module's: it does not know its image size, widths and normalisation."""
     if not isinstance(network, VGG):
         raise TypeError(
-            f"this needs a network built by helpers.models.VGG, which knows its shape, not a {type(network).__name__}"
+            f"this is for networks built by helpers.models.VGG, not for a {type(network).__name__}: masks, scores, training, "
+            "evaluation, file size, memory, latency and MACs by ptflops take any network"
         )
 
 
@@ -181,9 +174,10 @@ def require_plain(network: nn.Module) -> None:
 
 
 def _parts(network: nn.Module) -> dict[str, tuple]:
-    """Shapes of all tensors and what the layers compute, by name."""
-    options = "kernel_size", "stride", "padding", "dilation", "ceil_mode", "groups", "padding_mode", "eps", "track_running_stats"
-    layers = {name: (type(m), *(getattr(m, option, None) for option in options)) for name, m in network.named_modules()}
+    """Shapes of all tensors and what the layers compute, by name; no file holds a hook or a forward of a layer's own."""
+    asked = ["kernel_size", "stride", "padding", "dilation", "ceil_mode", "groups", "padding_mode", "eps", "track_running_stats"]
+    asked += ["_forward_hooks", "_forward_pre_hooks"]
+    layers = {n: (type(m), "forward" in vars(m), *(getattr(m, o, None) for o in asked)) for n, m in network.named_modules()}
     return {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()} | layers
 
 
@@ -197,9 +191,20 @@ def weight_layers(network: nn.Module) -> dict[str, nn.Conv2d | nn.Linear]:
     return {name: m for name, m in network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
 
 
-def weights(network: nn.Module) -> dict[str, Tensor]:
-    """What can be pruned, in forward order: state-dict name ("features.0.weight") → the parameter itself, not a copy."""
-    return {f"{name}.weight": layer.weight for name, layer in weight_layers(network).items()}
+def weights(network: nn.Module) -> dict[str, nn.Parameter]:
+    """What can be pruned, in forward order: state-dict name ("features.0.weight") → the parameter itself, not a copy.
+
+    ValueError where one is no parameter but computed from others at every forward pass.
+    """
+    found: dict[str, nn.Parameter] = {}
+    for name, layer in weight_layers(network).items():
+        if not isinstance(layer.weight, nn.Parameter):
+            raise ValueError(
+                f"{name}.weight is computed anew at every forward pass (torch.nn.utils.prune, weight_norm), which would undo "
+                "masks; make it a parameter first, as torch.nn.utils.prune.remove(layer, 'weight') does"
+            )
+        found[f"{name}.weight"] = layer.weight
+    return found
 
 
 @dataclass(frozen=True)
@@ -221,21 +226,12 @@ def layer_table(network: VGG) -> list[Layer]:
     names = {module: name for name, module in weight_layers(network).items()}
 
     def record(module: nn.Conv2d | nn.Linear, _inputs: tuple, output: Tensor) -> None:
-        positions = output[0, 0].numel() if isinstance(module, nn.Conv2d) else 1
-        table.append(
-            Layer(
-                names[module],
-                "conv" if isinstance(module, nn.Conv2d) else "linear",
-                tuple(module.weight.shape),
-                sum(p.numel() for p in module.parameters()),
-                module.weight.numel() * positions,
-                tuple(output.shape[1:]),
-            )
-        )
+        kind, parameters = "conv" if isinstance(module, nn.Conv2d) else "linear", sum(p.numel() for p in module.parameters())
+        work = module.weight.numel() * output[0, 0].numel()  # every weight at every position; a linear layer has one
+        table.append(Layer(names[module], kind, tuple(module.weight.shape), parameters, work, tuple(output.shape[1:])))
 
     handles = [module.register_forward_hook(record) for module in names]
-    training = network.training
-    parameter = next(network.parameters())
+    training, parameter = network.training, next(network.parameters())
     try:
         with torch.no_grad():
             network.eval()(parameter.new_zeros(1, 3, network.image_size, network.image_size))
@@ -255,11 +251,9 @@ def fold_batch_norm(network: VGG) -> VGG:
     """A copy in eval mode whose batch norms are folded into the convolutions before them (and are `nn.Identity`)."""
     require_vgg(network)
     folded = copy.deepcopy(network).eval()
-    for i, module in enumerate(folded.features):
-        before = folded.features[i - 1]
+    for i, (before, module) in enumerate(pairwise(folded.features)):
         if isinstance(module, nn.BatchNorm2d) and isinstance(before, nn.Conv2d):
-            folded.features[i - 1] = nn.utils.fusion.fuse_conv_bn_eval(before, module)
-            folded.features[i] = nn.Identity()
+            folded.features[i], folded.features[i + 1] = nn.utils.fusion.fuse_conv_bn_eval(before, module), nn.Identity()
     return folded
 
 
@@ -298,3 +292,9 @@ def metadata(path: str | Path) -> dict[str, str]:
 def is_of(path: str | Path, experiment: str) -> bool:
     """Whether the network of an experiment lies at `path`: one saved with `experiment`, its hash."""
     return metadata(path).get("experiment") == experiment
+
+
+if __name__ == "__main__":
+    from helpers import pretrained  # its command: other people's checkpoints as files of this project
+
+    pretrained.main()

@@ -147,7 +147,7 @@ def load(path: str | Path) -> models.VGG:
     """
     tensors, metadata = files.load_tensors(path)
     try:
-        kind, format = metadata.get("kind"), metadata.get("format")
+        kind, format = metadata.get("kind"), metadata.get("format", "")
         _require(kind == FILE_KIND and format in FORMATS, f"it holds {kind!r} as {format!r}, not {FILE_KIND!r} in a known format")
         network = _described(metadata)
         weights, state = models.weights(network), network.state_dict()

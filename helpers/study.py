@@ -62,20 +62,23 @@ def dense_network(dataset: str) -> VGG:
 
 
 def make_missing(profile: Profile, wanted: Sequence[Experiment]) -> None:
-    """Make the results that are not there, one after the other, then the facts and times of what is on disk."""
-    absent: set[str] = set()
+    """Make the results that are not there, one after the other, then the facts and times of what is on disk.
+
+    A data set whose images or weights are missing is named once and left out; FileNotFoundError where all are.
+    """
+    present = dict.fromkeys(experiment.dataset for experiment in wanted)
     for experiment in wanted:
-        if experiment.dataset in absent:
-            continue
-        if not data.at_hand(experiment.dataset) and results.load(experiment) is None:
-            progress.say(f"{experiment.dataset} is not at hand; its results are left out (README: Real CIFAR and weights)")
-            absent.add(experiment.dataset)
-            continue
-        compute(experiment)
-    for dataset in dict.fromkeys(experiment.dataset for experiment in wanted):
-        if dataset not in absent:
-            facts.store(profile, dataset)
-    timing.measure(profile, [e for e in plan.experiments(profile) if e.dataset not in absent])
+        try:
+            if experiment.dataset in present:
+                compute(experiment)
+        except FileNotFoundError as error:
+            del present[experiment.dataset]
+            if not present:
+                raise
+            progress.say(f"{experiment.dataset} is left out: {error}")
+    for dataset in present:
+        facts.store(profile, dataset)
+    timing.measure(profile, [e for e in plan.experiments(profile) if e.dataset in present])
 
 
 def compute(experiment: Experiment) -> dict:

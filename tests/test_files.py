@@ -123,3 +123,9 @@ def test_a_dead_process_gives_its_lock_back(tmp_path):
     child.join(10)
     with files.lock(tmp_path / "l", wait=False):
         pass
+
+
+def test_where_nothing_can_be_written_the_way_out_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="BUILD_DIR"), files.lock(tmp_path / "file" / "lock"):
+        pass

@@ -101,6 +101,9 @@ CHANGES = {
     "weight norm": lambda n: nn.utils.parametrizations.weight_norm(n.features[0]) and n,
     "pruned by torch": lambda n: prune.l1_unstructured(n.features[0], "weight", 0.5) and n,
     "a subclass": lambda n: exchanged_class(n),
+    "a hook": lambda n: n.features[0].register_forward_hook(lambda module, inputs, output: 2 * output) and n,
+    "a hook before": lambda n: n.register_forward_pre_hook(lambda module, inputs: None) and n,
+    "a forward of its own": lambda n: setattr(n.features[2], "forward", torch.sigmoid) or n,
 }
 
 

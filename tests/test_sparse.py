@@ -294,7 +294,7 @@ REFUSED = {
     "nested": (replaced("features", 2, nn.Sequential(nn.ReLU())), "features.2 is Sequential"),
     "dilation": (replaced("features", 3, nn.Conv2d(5, 6, 3, padding=2, dilation=2)), "features.3 is Conv2d.*dilation"),
     "groups": (replaced("features", 0, nn.Conv2d(3, 6, 3, padding=1, groups=3)), "features.0 is Conv2d.*groups"),
-    "padding in words": (replaced("features", 3, nn.Conv2d(5, 6, 3, padding="same")), "features.3 is Conv2d.*padding=same"),
+    "uneven padding": (replaced("features", 3, nn.Conv2d(5, 6, 4, padding="same")), "features.3 is Conv2d.*padding=same"),
     "reflected": (replaced("features", 3, nn.Conv2d(5, 6, 3, padding=1, padding_mode="reflect")), "padding_mode=reflect"),
     "oblong": (replaced("features", 3, nn.Conv2d(5, 6, (3, 1), padding=(1, 0))), "features.3 is Conv2d"),
     "7×7": (replaced("features", 3, nn.Conv2d(5, 6, 7, padding=3)), "features.3 is Conv2d.*7, 7"),
@@ -330,6 +330,7 @@ def strided(net: models.VGG) -> None:
 KNOWN = {
     "5×5 of stride 2": strided,
     "batch norm without scale": replaced("features", 1, nn.BatchNorm2d(5, affine=False)),
+    "padding in words": replaced("features", 3, nn.Conv2d(5, 6, 5, padding="same")),
     "no ReLU": replaced("features", 2, nn.Identity()),
     "folded": models.fold_batch_norm,
     "in training mode": lambda net: net.train(),
@@ -381,6 +382,17 @@ def test_a_source_that_does_not_compile_is_one_line_and_is_not_tried_again(anew,
     assert "could not be built" in reason and "missing" in reason and "\n" not in reason
     monkeypatch.setattr(kernels, "_build", lambda *_: pytest.fail("tried again"))
     assert kernels.available() == reason and not list(anew.glob("*.so"))
+
+
+def test_the_cache_lies_where_the_build_does_or_else_at_home(monkeypatch, tmp_path):
+    monkeypatch.delenv("SPARSE_CACHE")
+    monkeypatch.setenv("BUILD_DIR", str(tmp_path))
+    assert kernels.cache_dir().is_relative_to(tmp_path)
+    monkeypatch.delenv("BUILD_DIR")
+    assert kernels.cache_dir().is_relative_to(kernels.settings.ROOT)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # a checkout that can only be read
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    assert kernels.cache_dir().is_relative_to(tmp_path / "home")
 
 
 @needs_kernels

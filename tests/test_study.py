@@ -234,20 +234,23 @@ def test_a_list_says_what_is_there_and_makes_nothing(noted, capsys):
 
 def test_of_two_data_sets_the_one_at_hand_is_made_to_its_end(noted, monkeypatch, capsys):
     profile = replace(settings.PROFILES["study"], datasets=("cifar10", "cifar100"))
-    monkeypatch.setattr(data, "at_hand", lambda name: name == "cifar100")
+    missing = {"cifar10"}
+
+    def compute(experiment):
+        if experiment.dataset in missing:
+            raise FileNotFoundError(f"no images of {experiment.dataset}")
+        noted["computed"].append(experiment)
+
+    monkeypatch.setattr(study, "compute", compute)
     everything = plan.experiments(profile)
     study.make_missing(profile, everything)
     there = [e for e in everything if e.dataset == "cifar100"]
     assert noted["computed"] == there and noted["facts"] == ["cifar100"] and noted["timed"] == [(there, False)]
-    assert capsys.readouterr().err.count("cifar10 is not at hand") == 1
-
-
-def test_results_that_are_stored_need_no_images(noted, monkeypatch):
-    e = planned("dense")
-    results.save(e, {"correct": {"images": 0, "bits": ""}})
-    monkeypatch.setattr(data, "at_hand", lambda name: False)
-    study.make_missing(tiny.PROFILE, [e])
-    assert noted["computed"] == [e] and noted["facts"] == ["digits"]
+    assert capsys.readouterr().err.count("no images of cifar10") == 1
+    missing.add("cifar100")
+    with pytest.raises(FileNotFoundError, match="no images"):
+        study.make_missing(profile, everything)
+    assert noted["facts"] == ["cifar100"]
 
 
 def test_the_demo_makes_what_a_topic_lacks_and_shows_everything(noted):

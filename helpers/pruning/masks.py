@@ -112,7 +112,7 @@ class Masks(Mapping[str, Tensor]):
 
         KeyError or ValueError where the masks are another network's, ValueError where a weight would not stay zero.
         """
-        weights = own_weights(network)
+        weights = models.weights(network)
         _require_fit(self, weights, whole=True)
         for name, weight in weights.items():
             weight.masked_fill_(~self[name].to(weight.device), 0)
@@ -157,18 +157,6 @@ def _require_fit(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, 
             raise ValueError(f"the mask of {name} has shape {tuple(mask.shape)}, its weight {tuple(weights[name].shape)}")
     if whole and len(masks) < len(weights):
         raise KeyError(f"no mask for {next(name for name in weights if name not in masks)}")
-
-
-def own_weights(network: nn.Module) -> dict[str, nn.Parameter]:
-    """`models.weights`; ValueError where one is no parameter but computed from others at every forward pass."""
-    weights = models.weights(network)
-    for name, weight in weights.items():
-        if not isinstance(weight, nn.Parameter):
-            raise ValueError(
-                f"{name} is computed anew at every forward pass (torch.nn.utils.prune, weight_norm), which would undo masks; "
-                "make it a parameter first, as torch.nn.utils.prune.remove(layer, 'weight') does"
-            )
-    return weights
 
 
 class MaskHook:
@@ -246,23 +234,32 @@ def uniform(network: nn.Module, sparsity: float) -> Masks:
 def global_magnitude(network: nn.Module, sparsity: float, *, exclude: Collection[str] = (), keep_at_least: int = 0) -> Masks:
     """One ranking by absolute value over all layers together, the last one included; ties to the earliest weight.
 
-    Args:
-        sparsity: of the whole network, what is excluded counted as kept.
-        exclude: layers ("features.0") or weights ("features.0.weight") left out of the ranking and kept whole.
-        keep_at_least: so many of each layer's largest weights are kept first.
-
-    Warns of emptied layers. ValueError where too much is excluded for the sparsity, or a name in `exclude` is no layer.
+    For `exclude`, `keep_at_least` and errors see `rank`; `sparsity` is of the whole network. Warns of emptied layers.
     """
-    weights = models.weights(network)
+    scores, whole = {name: weight.abs() for name, weight in models.weights(network).items()}, Masks.of(network)
+    return _tell_empty(rank(whole, scores, kept_count(whole.total, sparsity), exclude=exclude, keep_at_least=keep_at_least))
+
+
+def rank(
+    masks: Masks, scores: Mapping[str, Tensor], count: int, *, exclude: Collection[str] = (), keep_at_least: int = 0
+) -> Masks:
+    """Of what `masks` keeps, the `count` weights of the largest scores, in one ranking over all layers.
+
+    Args:
+        exclude: layers ("features.0") or weights ("features.0.weight") left out of the ranking; they keep what they have.
+        keep_at_least: so many of each ranked layer's best weights are kept first.
+
+    ValueError where too much is excluded for the count, or a name in `exclude` is no layer.
+    """
     whole = {f"{name.removesuffix('.weight')}.weight" for name in exclude}
-    if unknown := sorted(whole - set(weights)):
-        raise ValueError(f"cannot exclude {unknown[0]}: the network's weights are {', '.join(weights)}")
-    total, excluded = (sum(weights[name].numel() for name in names) for names in (weights, whole))
-    kept = kept_count(total, sparsity)
-    if kept < excluded:
-        raise ValueError(f"sparsity {sparsity:g} keeps {kept} of {total} weights, but {excluded} are excluded from pruning")
-    ranked = {name: weight.abs() for name, weight in weights.items() if name not in whole}
-    return _tell_empty(Masks(network, keep_globally(ranked, kept - excluded, keep_at_least=keep_at_least)))
+    if unknown := sorted(whole - set(masks)):
+        raise ValueError(f"cannot exclude {unknown[0]}: the network's weights are {', '.join(masks)}")
+    excluded = sum(int(masks[name].sum()) for name in whole)
+    if count < excluded:
+        raise ValueError(f"this sparsity keeps {count} of {masks.total} weights, but {excluded} are excluded from pruning")
+    ranked = {name: scores[name][mask] for name, mask in masks.items() if name not in whole}
+    kept = keep_globally(ranked, count - excluded, keep_at_least=keep_at_least)
+    return masks.replaced({n: mask.masked_scatter(mask, kept[n]) if n in kept else mask for n, mask in masks.items()})
 
 
 def _tell_empty(masks: Masks) -> Masks:

@@ -10,7 +10,7 @@ To add a score, write one function below with `@registered` above it; `prune` al
 import copy
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from helpers import models, settings
-from helpers.pruning.masks import Masks, keep_globally, kept_count, own_weights
+from helpers.pruning.masks import Masks, kept_count, rank
 
 Scores = dict[str, Tensor]
 Score = Callable[..., Scores]
@@ -45,6 +45,7 @@ def prune(
     *,
     seed: int = 0,
     inverted: bool = False,
+    exclude: Collection[str] = (),
     keep_at_least: int = 0,
     temperature: float = TEMPERATURE,
     rounds: int | None = None,
@@ -57,7 +58,8 @@ def prune(
         seed, temperature: handed to the registered scores that have such an argument.
         inverted: keep the lowest scores instead (a sanity check of Frankle et al. 2021: a score that carries
             information must then do worse).
-        keep_at_least: so many of each layer's best weights are kept first; 0 leaves the ranking alone.
+        exclude, keep_at_least: layers left out of the ranking, so many of each other layer's best weights kept first; see
+            `masks.rank`.
         rounds: in how many steps, the kept share falling exponentially and the scores computed anew on the pruned
             network each time; by default 100 for SynFlow and 1 for the others.
         previous: masks to go on from; their pruned weights never return.
@@ -86,16 +88,17 @@ def prune(
         scores = score(current, images, labels)
         if wrong := [name for name, mask in masks.items() if name not in scores or scores[name].shape != mask.shape]:
             raise ValueError(f"the score gives {wrong[0]} no tensor of the weight's shape {tuple(masks[wrong[0]].shape)}")
-        left = {name: scores[name][mask] * (-1 if inverted else 1) for name, mask in masks.items()}
-        kept = keep_globally(left, round(start * (target / start) ** (step / rounds)), keep_at_least=keep_at_least)
-        masks = Masks(network, {name: mask.masked_scatter(mask, kept[name]) for name, mask in masks.items()})
+        signed = {name: -scores[name] if inverted else scores[name] for name in masks}
+        count = round(start * (target / start) ** (step / rounds))
+        masks = rank(masks, signed, count, exclude=exclude, keep_at_least=keep_at_least)
     return masks.require_alive()
 
 
 def plain_copy(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
     """A contiguous copy in `dtype` and eval mode, every parameter of which takes a gradient."""
-    own_weights(network)
-    return copy.deepcopy(network).to(dtype=dtype, memory_format=torch.contiguous_format).eval().requires_grad_(True)
+    models.weights(network)  # raises where a weight is none that a copy would have
+    plain = copy.deepcopy(network).to(dtype=dtype, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return plain.eval().requires_grad_(True)
 
 
 def gradient(

@@ -31,12 +31,12 @@ class Layer(ctypes.Structure):
 
 
 def cache_dir() -> Path:
-    """$SPARSE_CACHE, else `build/` of the project where it can be written, else the user's cache."""
+    """$SPARSE_CACHE, else in $BUILD_DIR or a project that can be written, else the user's cache (RuntimeError without a home)."""
     if "SPARSE_CACHE" in os.environ:
         return Path(os.environ["SPARSE_CACHE"])
-    if os.access(settings.ROOT, os.W_OK):
-        return settings.ROOT / "build" / "sparse"
-    return Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "pruning-report"
+    if os.environ.get("BUILD_DIR") or os.access(settings.ROOT, os.W_OK):
+        return settings.cache_path("sparse")
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pruning-report"
 
 
 def processor() -> str:
@@ -82,7 +82,7 @@ def _loaded() -> ctypes.CDLL | str:
     for flags in _flags():
         try:
             opened = ctypes.CDLL(str(_build(compiler, flags)))
-        except (OSError, subprocess.SubprocessError) as error:
+        except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             lines = [line for line in (getattr(error, "stderr", None) or "").splitlines() if "error" in line]
             reasons.append((lines or str(error).splitlines())[0])
             continue

@@ -7,9 +7,10 @@ built everything runs dense; `kernels.available()` says why.
 
 import hashlib
 import timeit
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +21,12 @@ from helpers.sparse import kernels, layers
 from helpers.sparse.layers import IMAGES, POSITIONS, Operation, Step
 
 FEWEST_IMAGES = 8  # a smaller batch runs in the positions layout
-SPARSE_STEP = {IMAGES: layers.images_step, POSITIONS: layers.positions_step}
+SPARSE_STEP: dict[str, Callable[..., Step]] = {IMAGES: layers.images_step, POSITIONS: layers.positions_step}
 # from a dense layer to a sparse one, and the other way round
-CONVERSIONS = {IMAGES: (kernels.to_images, kernels.from_images), POSITIONS: (Tensor.contiguous, Tensor.contiguous)}
+CONVERSIONS: dict[str, tuple[Step, Step]] = {
+    IMAGES: (kernels.to_images, kernels.from_images),
+    POSITIONS: (Tensor.contiguous, Tensor.contiguous),
+}
 TRIED = {IMAGES: 32, POSITIONS: 1}  # images, where it is measured which is faster
 BUCKETS = 20  # densities are rounded up to 1/20
 MARGIN = 1.15  # a layer runs dense only if that is faster by more than the noise of a busy machine
@@ -61,27 +65,27 @@ def operations(network: models.VGG) -> list[Operation]:
 
 def _added(ops: list[Operation], name: str, module: nn.Module) -> bool:
     """Append `module` or fuse it into the last operation; whether that is possible."""
-    kind, last = type(module), ops[-1] if ops and not ops[-1].pool else None
-    if kind is nn.Linear or (kind is nn.Conv2d and _runs(module)):
+    last = ops[-1] if ops and not ops[-1].pool else None
+    if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and _runs(module)):
         bias = torch.zeros(len(module.weight)) if module.bias is None else module.bias.detach()
-        stride, padding = (1, 0) if kind is nn.Linear else (module.stride[0], module.padding[0])
-        ops.append(Operation(name, module.weight.detach().contiguous(), bias, stride, padding))
-    elif kind is nn.BatchNorm2d and last and not last.relu and module.running_mean is not None:
-        of_norm = (module.running_mean, module.running_var, module.eps, module.weight, module.bias)
+        square = (module.stride[0], module._reversed_padding_repeated_twice[0]) if isinstance(module, nn.Conv2d) else ()
+        ops.append(Operation(name, module.weight.detach().contiguous(), bias, *square))
+    elif isinstance(module, nn.BatchNorm2d) and last and not last.relu and (mean := module.running_mean) is not None:
+        of_norm = (mean, cast(Tensor, module.running_var), module.eps, module.weight, module.bias)
         weight, bias = fuse_conv_bn_weights(last.weight, last.bias, *of_norm)
         ops[-1] = replace(last, weight=weight.detach(), bias=bias.detach())
-    elif kind is nn.ReLU and last and not last.relu:
+    elif isinstance(module, nn.ReLU) and last and not last.relu:
         ops[-1] = replace(last, relu=True)
-    elif kind is nn.MaxPool2d and last and str(module) == str(nn.MaxPool2d(2)):
+    elif isinstance(module, nn.MaxPool2d) and last and str(module) == str(nn.MaxPool2d(2)):
         ops[-1] = replace(last, pool=True)
     else:
-        return kind in (nn.Dropout, nn.Identity)
+        return isinstance(module, nn.Dropout | nn.Identity)
     return True
 
 
 def _runs(layer: nn.Conv2d) -> bool:
-    """Whether there are kernels for this convolution; a padding in words ("same") is not square."""
-    square = all(len({*sides}) == 1 for sides in (layer.kernel_size, layer.stride, layer.padding))
+    """Whether there are kernels for this convolution; its padding on four sides is in numbers, also where it was "same"."""
+    square = all(len({*sides}) == 1 for sides in (layer.kernel_size, layer.stride, layer._reversed_padding_repeated_twice))
     plain = (layer.groups, layer.dilation, layer.padding_mode) == (1, (1, 1), "zeros")
     return square and plain and layer.stride[0] <= 2 and (layer.kernel_size[0] - 1) // layer.stride[0] in layers.REACHES
 
