@@ -192,7 +192,7 @@ def _alive(process: int) -> bool:
 
 
 def test_formulas_leave_code_and_prices_alone(place):
-    text = "# Formulas\n\n`$x$` costs $5 and $6; $$\\left\\|\\sum_i x_i\\right\\|$$ but $y$."
+    text = "# Formulas\n\n`$x$` costs \\$5 and \\$6; $$\\left\\|\\sum_i x_i\\right\\|$$ but $y$."
     soup = BeautifulSoup(pages.contents(sample.notebook(text), place)[0], "html.parser")
     assert [m["display"] for m in soup.find_all("math")] == ["block", "inline"]
     assert soup.code.get_text() == "$x$" and "costs $5 and $6;" in soup.get_text()

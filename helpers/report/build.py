@@ -89,6 +89,7 @@ def execute(notebook: NotebookNode, name: str, profile: str, timeout: float = TI
         notebook,
         timeout=timeout,
         kernel_name="python3",
+        coalesce_streams=True,
         kernel_manager_class=_ThisPython,
         resources={"metadata": {"path": str(folder)}},
     )
@@ -199,7 +200,7 @@ def provenance(frame: pd.DataFrame, profile: str) -> dict:
     made = {
         "Data": each(frame["data_source"].dropna()),
         "Results measured on": each(frame["device"][frame["latency_ms"].notna()].dropna()),
-        "Cells run on": f"{machine.processor()}, {torch.get_num_threads()} threads",
+        "Cells run on": f"{machine.processor()}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}",
         "Commit": results.commit(),
         "Built": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     }

@@ -29,6 +29,7 @@ def networks(frame: pd.DataFrame) -> pd.DataFrame:
     a fine-tuned network has the time of its masks); `fused` says whether batch norm was folded in it.
     """
     made = tables.means(frame)
+    made = made.iloc[pd.factorize(made["dataset"])[0].argsort(kind="stable")]  # one data set after the other
     masked = made["target_sparsity_pct"].notna()
     made["file_mib"], made["values_mib"] = made[FILES].min(axis=1), made["size_dense_mib"] * made["density_pct"] / 100
     made["fused"] = masked | made["folded_latency_batch128_ms"].notna()

@@ -49,7 +49,11 @@ class Network:
     @property
     def mark(self) -> dict[str, Any]:
         """Keyword arguments of `axes.plot` for a mark that is named in the legend; a white edge keeps close ones apart."""
-        return self.style | {"linestyle": "", "label": self.name, "markersize": 9, "mec": "white", "mew": 0.5}
+        return (
+            self.style
+            | {"linestyle": "", "label": self.name, "mec": "white", "mew": 0.5}
+            | {"ms": 13 if self.marker == "*" else 9}
+        )
 
 
 def records(name: str) -> list[dict[str, str]]:

@@ -50,7 +50,7 @@ class _Renderer(IPythonRenderer):
 
 
 def _html(markdown: str) -> str:
-    return MarkdownWithMath(renderer=_Renderer(escape=False)).render(markdown)
+    return MarkdownWithMath(renderer=_Renderer(escape=False, exclude_anchor_links=True)).render(markdown)
 
 
 def describe(path: Path) -> Page:

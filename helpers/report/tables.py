@@ -36,6 +36,7 @@ HEADINGS = {
 TASK = ["sparsity_pct", "size_mib", "macs", "peak_memory_mib", "latency_ms", "energy_mj", "top1_pct"]  # the original's columns
 GAP = '<span role="img" aria-label="no value">–</span>'
 DOT = '<span class="dot" style="display: inline-block; width: .62em; height: .62em; border-radius: 50%; background: {}"></span> '
+WHOLE = '<span style="white-space: nowrap">{}</span>'  # "Top-1" and "CIFAR-10" would break at their hyphen
 NUMBER = re.compile(r"[-+−±~≤≥<>]?\s?\d")
 SPARSITY = re.compile(r" at [\d.]+ %$")  # behind a network's name
 LONG = 34  # characters, from where a cell holds a sentence rather than a name
@@ -185,8 +186,9 @@ def _last(column: Hashable) -> Hashable:
 
 def _headed_html(heading: Heading) -> str:
     title = html.escape(heading.title)
-    title = title if len(title) > 12 else f'<span style="white-space: nowrap">{title}</span>'  # "Top-1" breaks at its hyphen
-    return title + (f' <span class="unit">{html.escape(heading.unit)}</span>' if heading.unit else "")
+    return (title if len(title) > 12 else WHOLE.format(title)) + (
+        f' <span class="unit">{html.escape(heading.unit)}</span>' if heading.unit else ""
+    )
 
 
 def _writer(heading: Heading, values: Iterable) -> Callable[[object], str]:
@@ -199,9 +201,12 @@ def _writer(heading: Heading, values: Iterable) -> Callable[[object], str]:
 
 def _label(value: object) -> str:
     """Text, escaped; a network's name behind a dot of its colour."""
-    parts = [look.dataset(part) for part in str(value).split(GROUP)]
-    dots = [_COLORS.get(part, _COLORS.get(SPARSITY.sub("", part))) for part in parts]
-    return GROUP.join((DOT.format(dot) if dot else "") + html.escape(part) for part, dot in zip(parts, dots, strict=True))
+    texts = []
+    for part in map(look.dataset, str(value).split(GROUP)):
+        dot = _COLORS.get(part, _COLORS.get(SPARSITY.sub("", part)))
+        text = (DOT.format(dot) if dot else "") + html.escape(part)
+        texts.append(WHOLE.format(text) if part in look.DATASETS.values() else text)
+    return GROUP.join(texts)
 
 
 def _wrapped(texts: Iterable) -> str:

@@ -45,6 +45,7 @@ def scatter(networks: pd.DataFrame, x: str, label: str) -> tuple[Figure, dict[st
     figure, grid = panels(networks.dataset, 4.1, label)
     for dataset, axes in grid.items():
         marks(axes, networks[networks.dataset == dataset], x)
+        axes.margins(0.1)
     legend(figure)
     return figure, grid
 

@@ -41,7 +41,7 @@ def whiskers(differences: pd.DataFrame) -> Figure:
     if differences.theirs.nunique() > 1:
         names = names + "\nagainst " + differences.theirs
     places = {name: place for place, name in enumerate(dict.fromkeys(names))}
-    figure, grid = panels(differences.dataset, 1.0 + 0.36 * len(places), y="", sharex=True, sharey=True)
+    figure, grid = panels(differences.dataset, 1.0 + 0.36 * len(places), "Points of top-1", "", sharex=True, sharey=True)
     for line, name in zip(differences.itertuples(), names, strict=True):
         axes, place, style = grid[line.dataset], places[name], look.network(line.method, line.label)
         width, fill = 1.0 if line.reason == "one seed" else 2.2, style.color if line.decided else "white"
@@ -53,5 +53,4 @@ def whiskers(differences: pd.DataFrame) -> Figure:
         axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
         axes.set(ylim=(len(places) - 0.4, -0.6))
     figure.axes[0].set_yticks(range(len(places)), list(places))
-    figure.supxlabel("Difference in top-1 (points)", fontsize=10, color=look.SOFT_INK)
     return figure

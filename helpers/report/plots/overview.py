@@ -59,7 +59,8 @@ def fronts(frame: pd.DataFrame, chosen: Mapping[str, pd.DataFrame], cost: str) -
     scale = 1e-6 if heading.unit == "M" else 1
     for dataset, axes in grid.items():
         made, front = evidence.networks(frame[frame.dataset == dataset]), chosen[dataset]
-        others = made[made.label.isin(LABELS)]
+        beaten = ~pd.MultiIndex.from_frame(made[["method", "label"]]).isin(pd.MultiIndex.from_frame(front[["method", "label"]]))
+        others = made[made.label.isin(LABELS) & beaten]
         axes.plot(others[cost] * scale, others.top1_pct, "o", color=look.GREY, markersize=5, label="beaten by another")
         marks(axes, front.assign(label="", **{cost: front[cost] * scale}), cost)
         axes.set_xscale("log")
