@@ -73,6 +73,7 @@ def contents(notebook: NotebookNode, out: Path) -> tuple[str, list[dict]]:
     for table in soup.select("table:not(.data)"):  # those of pandas: wide ones scroll in their own box
         table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
         for head in table.select("th"):
+            head["scope"] = "col" if head.find_parent("thead") else "row"
             head.name = head.name if head.get_text(strip=True) else "td"
     for text in soup.find_all(string=UNIT):
         if not text.find_parent(VERBATIM):
