@@ -63,7 +63,13 @@ def describe(path: Path) -> Page:
 
 
 def contents(notebook: NotebookNode, out: Path) -> tuple[str, list[dict]]:
-    """An executed notebook as HTML, and its headings {level, id, text}: formulas as MathML, code folded, links from `out`."""
+    """An executed notebook as HTML, and its headings {level, id, text}: formulas as MathML, code folded, links from `out`.
+
+    Text tagged "measured" is left out where the cell behind it shows nothing, since its results are not there.
+    """
+    cells = notebook.cells
+    empty = {i for i, cell in enumerate(cells) if "measured" in cell.metadata.get("tags", ()) and not cells[i + 1].get("outputs")}
+    notebook.cells = [cell for i, cell in enumerate(cells) if not {i, i - 1} & empty]
     for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), start=1):
         cell.metadata["number"] = number
         cell.outputs = [output for output in cell.outputs if not _unprintable(output)]

@@ -36,7 +36,10 @@ def compared(frame: pd.DataFrame, pairs: Sequence[tuple[Named, Named]]) -> pd.Da
 
 
 def whiskers(differences: pd.DataFrame) -> Figure:
-    """The differences of `compared`: filled where decided, hollow where inside the noise; thin where one seed leaves it open."""
+    """The differences of `compared`: filled where decided, hollow where inside the noise; thin where one seed leaves it open.
+
+    To the right: how many trainings stand on either side.
+    """
     names = differences.ours
     if differences.theirs.nunique() > 1:
         names = names + "\nagainst " + differences.theirs
@@ -47,6 +50,8 @@ def whiskers(differences: pd.DataFrame) -> Figure:
         width, fill = 1.0 if line.reason == "one seed" else 2.2, style.color if line.decided else "white"
         axes.plot([line.low, line.high], [place, place], color=style.color, linewidth=width, solid_capstyle="butt")
         axes.plot(line.difference, place, style.marker, color=style.color, markerfacecolor=fill, markersize=7)
+        seeds, edge = " and ".join(map(str, line.seeds)), axes.get_yaxis_transform()
+        axes.text(1.01, place, seeds, transform=edge, va="center", fontsize=7.5, color=look.SOFT_INK)
     for axes in grid.values():
         axes.axvline(0, color=look.SOFT_INK, linewidth=0.9)
         axes.tick_params(axis="y", length=0)
