@@ -55,7 +55,7 @@ def whiskers(differences: pd.DataFrame) -> Figure:
     for axes in grid.values():
         axes.axvline(0, color=look.SOFT_INK, linewidth=0.9)
         axes.tick_params(axis="y", length=0)
-        axes.xaxis.set_major_locator(MaxNLocator(5, prune="both"))
+        axes.xaxis.set_major_locator(MaxNLocator(4, prune="both"))
         axes.set(ylim=(len(places) - 0.4, -0.6))
     figure.axes[0].set_yticks(range(len(places)), list(places))
     return figure
