@@ -13,11 +13,10 @@ EVERY_SECONDS = 15.0
 def track(items: Iterable, label: str) -> Iterator:
     """Iterate over `items` and show how far it is.
 
-    With $PROGRESS_LOG set (a headless build sets it) plain lines are appended to that file; in a terminal or a
-    notebook a bar is drawn; elsewhere, in a pipe or a log, a line every 15 seconds goes to standard error.
+    In a terminal or a notebook a bar is drawn; elsewhere, in a pipe, a log or a headless build (which sets $PLAIN_PROGRESS),
+    a line every 15 seconds goes to standard error.
     """
-    log = os.environ.get("PROGRESS_LOG")
-    if not log and (sys.stderr.isatty() or _in_notebook()):
+    if not os.environ.get("PLAIN_PROGRESS") and (sys.stderr.isatty() or _in_notebook()):
         yield from tqdm(items, desc=label, leave=False)
         return
     total = len(items) if isinstance(items, Sized) else None
@@ -30,11 +29,8 @@ def track(items: Iterable, label: str) -> Iterator:
 
 
 def say(line: str) -> None:
-    """One plain line to the console, never into a notebook's output."""
-    if log := os.environ.get("PROGRESS_LOG"):
-        with open(log, "a", encoding="utf-8") as handle:
-            handle.write(line + "\n")
-    elif not _in_notebook():
+    """One plain line to the console, never into the output of a notebook that a person steps through."""
+    if os.environ.get("PLAIN_PROGRESS") or not _in_notebook():
         print(line, file=sys.stderr, flush=True)
 
 

@@ -127,19 +127,19 @@ def compare(ours: pd.DataFrame, theirs: pd.DataFrame, frame: pd.DataFrame, *, te
     comparisons of which one is enough for what is asked: limits and threshold are widened so that all of them together err
     as rarely as one (Bonferroni). Raises ValueError for several networks on a side, other test images, a missing `correct`.
     """
-    alpha, sides = ALPHA / tests, (ours, theirs)
-    for side in sides:
+    alpha, total = ALPHA / tests, None
+    for side in (ours, theirs):
         if len(side[NETWORK].drop_duplicates()) != 1 or side["dataset"].iloc[0] != ours["dataset"].iloc[0]:
             raise ValueError("a comparison takes the results of one network on either side, tested on the same data set")
-    right = [_correct(side) for side in sides]
-    images, total = paired_bootstrap(*right, alpha), None
-    trained = [(side.iloc[0], len(side)) for side in sides if side["epochs"].iloc[0] > 0]
-    noises = [(seed_noise(frame, one["dataset"], from_nothing(one["experiment"])), count) for one, count in trained]
-    if all(noise for noise, _ in noises):
-        seeds = [noise.reach(alpha) / math.sqrt(count) for noise, count in noises]
+    a, b = _correct(ours), _correct(theirs)
+    images = paired_bootstrap(a, b, alpha)
+    trained = [side for side in (ours, theirs) if side["epochs"].iloc[0] > 0]
+    noises = [seed_noise(frame, side["dataset"].iloc[0], from_nothing(side["experiment"].iloc[0])) for side in trained]
+    seeds = [noise.reach(alpha) / math.sqrt(len(side)) for noise, side in zip(noises, trained, strict=True) if noise]
+    if len(seeds) == len(trained):
         below, above = (math.hypot(limit - images.value, *seeds) for limit in (images.low, images.high))
         total = Interval(images.value, images.value - below, images.value + above)
-    return Comparison(images.value, images, total, _p_value(*right), (len(ours), len(theirs)), alpha)
+    return Comparison(images.value, images, total, _p_value(a, b), (len(ours), len(theirs)), alpha)
 
 
 def _correct(side: pd.DataFrame) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A small report, built once a process: notebooks that hold one of everything, over results that nobody measured."""
+"""Pages to look at: the committed ones, and a small report built once a process, that holds one of everything."""
 
 import functools
 import os
@@ -11,7 +11,7 @@ import pytest
 import synthetic
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 
-from helpers import results
+from helpers import results, settings
 from helpers.report import build
 
 PLAIN = "# {title}\n\n{question}\n\n## Limits\n\nThis is a sample."
@@ -78,11 +78,16 @@ def notebook(text: str) -> nbformat.NotebookNode:
     return new_notebook(cells=made)
 
 
-@functools.cache
 def site() -> Path:
-    """The folder of the built pages; that of $DEMO_PAGES instead where it is set."""
-    if os.environ.get("DEMO_PAGES"):
-        return Path(os.environ["DEMO_PAGES"])
+    """The folder of pages that are tried in a browser: those of $DEMO_PAGES, else the committed ones, else the small report's."""
+    committed = settings.ROOT / "reports"
+    named = os.environ.get("DEMO_PAGES") or (committed if (committed / "index.html").is_file() else built())
+    return Path(named).resolve()
+
+
+@functools.cache
+def built() -> Path:
+    """The folder of a small report's pages, over results that nobody measured."""
     folder, frame = Path(tempfile.mkdtemp(prefix="sample-")), synthetic.frame()
     (folder / "notebooks").mkdir()
     frame.to_pickle(folder / "notebooks" / "frame.pkl")

@@ -17,6 +17,7 @@ BEYOND = """[...document.querySelectorAll('main *')].filter(element => !element.
 WRONG_STOPS = """[...document.querySelectorAll('[tabindex="0"]')].filter(box => box.scrollWidth <= box.clientWidth + 1).length
     + [...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth + 1
         && box.tabIndex !== 0).length"""
+FOREIGN = ".output table:not(.data) td"  # in colours that a cell's own code gives
 IN_SIGHT = """[...document.querySelectorAll('.scroll.scrolls')].filter(box => [0, box.scrollWidth].every(at => {
     box.scrollLeft = at;
     const edge = box.getBoundingClientRect();
@@ -79,20 +80,21 @@ def test_pages_fit_their_screen(paths, open_page, size):
         links = page.locator("header nav a")
         boxes = [links.nth(number).bounding_box() for number in range(links.count())]
         assert all(box["x"] >= 0 and box["x"] + box["width"] <= size["width"] for box in boxes), path
+        wide, kept = page.evaluate("document.querySelectorAll('.scroll.scrolls > .data').length"), page.evaluate(IN_SIGHT)
+        assert wide <= (1 if size is LAPTOP else kept), path  # one grand table a page; on a phone first and key column stay
 
 
-def test_wide_tables_keep_first_and_key_column_in_sight(paths, open_page):
-    on_laptop = [open_page(path, LAPTOP).evaluate("document.querySelectorAll('.scroll.scrolls').length") for path in paths]
-    assert max(on_laptop) <= 1  # one grand table a page
-    assert sum(open_page(path, PHONE).evaluate(IN_SIGHT) for path in paths) >= 1
-
-
-@pytest.mark.parametrize(("size", "scheme"), [(LAPTOP, "light"), (PHONE, "dark")], ids=["1280, light", "390, dark"])
-def test_axe_finds_nothing(paths, open_page, size, scheme):
+@pytest.mark.parametrize(
+    ("size", "scheme", "options"),
+    [(LAPTOP, "light", {}), (PHONE, "dark", {"runOnly": ["color-contrast"]})],
+    ids=["1280, light", "390, dark"],
+)
+def test_axe_finds_nothing(paths, open_page, size, scheme, options):
     for path in paths:
         page = open_page(path, size, color_scheme=scheme)
         page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
-        found = axe.Axe().run(page).response["violations"]
+        left_out = [[FOREIGN], *([[".highlight"]] if path is not paths[0] else [])]  # code looks alike on all pages
+        found = axe.Axe().run(page, context={"exclude": left_out}, options=options).response["violations"]
         told = [(violation["id"], [node["html"][:120] for node in violation["nodes"][:3]]) for violation in found]
         assert not told, f"{path}: {told}"
 

@@ -66,6 +66,16 @@ def test_notebooks_become_pages(place, capfd):
     assert page(place, "index").select(".contents a")[1]["href"] == "01_second.html"
 
 
+def test_a_section_without_results_is_not_shown(place):
+    text = "# Title\n\nWhy?\n%% markdown\n### One\n\nText.\n%%\nNone\n%% markdown\n### Two\n\nText.\n%%\n'here'"
+    notebook = sample.notebook(text)
+    for cell in notebook.cells[1::2]:
+        cell.metadata["tags"] = ["measured"]
+    notebook.cells[4].outputs = [nbformat.v4.new_output("stream", text="here")]
+    soup = BeautifulSoup(pages.contents(notebook, place)[0], "html.parser")
+    assert [head.get_text() for head in soup.select("h3")] == ["Two"] and len(soup.select("details.code")) == 1
+
+
 FAILURES = {
     "failing cell": ("1 / 0", r"ZeroDivisionError: division by zero"),
     "dead kernel": ("import os\nos.kill(os.getpid(), 9)", r"the kernel died"),
@@ -192,7 +202,7 @@ def _alive(process: int) -> bool:
 
 
 def test_formulas_leave_code_and_prices_alone(place):
-    text = "# Formulas\n\n`$x$` costs $5 and $6; $$\\left\\|\\sum_i x_i\\right\\|$$ but $y$."
+    text = "# Formulas\n\n`$x$` costs \\$5 and \\$6; $$\\left\\|\\sum_i x_i\\right\\|$$ but $y$."
     soup = BeautifulSoup(pages.contents(sample.notebook(text), place)[0], "html.parser")
     assert [m["display"] for m in soup.find_all("math")] == ["block", "inline"]
     assert soup.code.get_text() == "$x$" and "costs $5 and $6;" in soup.get_text()

@@ -50,7 +50,7 @@ CUT = Ratio(("latency_ms",), (SMALL,), low=38, high=52, noise=5, cut=True, sized
 @pytest.mark.parametrize(("spent", "verdict"), [(90.0, SUPPORTED), (103.0, UNDECIDED), (120.0, REFUTED)])
 def test_a_ratio_is_judged_by_its_limits_and_the_noise_of_measuring(spent, verdict):
     found = judge(BELOW, at(DENSE, energy_mj=100.0), at(SMALL, energy_mj=spent))
-    assert found.verdict == verdict and found.ours == pytest.approx(spent / 100)
+    assert found.verdict == verdict and found.value == pytest.approx(spent / 100)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_a_ratio_is_judged_by_its_limits_and_the_noise_of_measuring(spent, verdi
 def test_a_cut_of_another_size_has_the_direction_alone(latency, verdict):
     """ "40 to 50 % less" is not supported by 82 %, and not refuted either."""
     found = judge(CUT, at(DENSE, latency_ms=100.0), at(SMALL, latency_ms=latency))
-    assert found.verdict == verdict and found.ours == pytest.approx(100 - latency)
+    assert found.verdict == verdict and found.value == pytest.approx(100 - latency)
     assert found.theirs == pytest.approx(100 * (1 - 8.342 / 15.461)) and found.threshold == "38 to 52 %"
 
 
@@ -69,10 +69,10 @@ def test_the_worst_of_several_ratios_decides_and_a_base_may_be_the_least_of_seve
     times = [at(DENSE, latency_ms=10.0), at(TUNED, latency_ms=9.0), at(MASKED, latency_ms=9.5)]
     assert judge(rule, *times, at(SNIP, latency_ms=9.0)).verdict == SUPPORTED  # 0.9 of the dense one, 1 of the fastest unpruned
     found = judge(rule, *times, at(SNIP, latency_ms=8.0))
-    assert found.verdict == REFUTED and found.ours == pytest.approx(8 / 9)
+    assert found.verdict == REFUTED and found.value == pytest.approx(8 / 9)
     own = Ratio(("size_coo_mib",), (MASKED,), base=(), base_column="values_mib", low=1.25)
     file = at(MASKED, size_coo_mib=6.0, size_dense_mib=10.0, density_pct=20.0)
-    assert judge(own, file).ours == pytest.approx(3) and judge(own, file).theirs is None
+    assert judge(own, file).value == pytest.approx(3) and math.isnan(judge(own, file).theirs)
 
 
 SMALLEST = Cheapest("file_mib", SMALL, (MASKED, CURVE))
@@ -91,7 +91,7 @@ def test_the_cheapest_network_has_no_rival_as_cheap_and_as_accurate(rival, verdi
     top1 = rival.pop("top1")
     found = judge(SMALLEST, at(SMALL, size_mib=4.0), at(MASKED, top1, **rival, target_sparsity_pct=80.0))
     assert found.verdict == verdict
-    assert (found.ours, found.unit) == ((1.25, "×") if top1 == 95 else (pytest.approx(top1 - 90), "points"))
+    assert (found.value, found.unit) == ((1.25, "×") if top1 == 95 else (pytest.approx(top1 - 90), "points"))
 
 
 def test_rivals_that_are_searched_are_corrected_for_their_number():
@@ -108,7 +108,7 @@ def test_a_race_is_not_lost_by_a_network_that_was_timed_on_worse_terms():
     own = at(SMALL, latency_batch128_ms=100.0)
     rival = at(MASKED, sparse_latency_batch128_ms=104.0, latency_batch128_ms=400.0, target_sparsity_pct=80.0)
     unfused = judge(rule, own, rival)
-    assert unfused.verdict == UNDECIDED and rules.UNFAIR in unfused.evidence
+    assert unfused.verdict == UNDECIDED and rules.UNFAIR in unfused.note
     assert judge(rule, own | {"folded_latency_batch128_ms": 100.0}, rival).verdict == REFUTED
     assert judge(rule, own | {"folded_latency_batch128_ms": 50.0}, rival).verdict == SUPPORTED
 
@@ -147,8 +147,8 @@ HIGHER = Difference(((MASKED, TUNED),))
 @pytest.mark.parametrize(("top1", "verdict"), [(93.0, SUPPORTED), (87.0, REFUTED), (90.1, UNDECIDED)])
 def test_a_difference_has_to_exceed_the_noise(top1, verdict):
     found = judge(HIGHER, at(MASKED, top1), at(TUNED))
-    assert found.verdict == verdict and found.ours == pytest.approx(top1 - 90)
-    assert found.low < found.ours < found.high and found.seeds == "1 and 1"
+    assert found.verdict == verdict and found.value == pytest.approx(top1 - 90)
+    assert found.low < found.value < found.high and found.seeds == "1 and 1"
     opposite = {SUPPORTED: REFUTED, REFUTED: SUPPORTED, UNDECIDED: UNDECIDED}
     assert judge(Difference(((MASKED, TUNED),), below=True), at(MASKED, top1), at(TUNED)).verdict == opposite[verdict]
 
@@ -157,7 +157,7 @@ def test_nothing_is_decided_from_one_seed():
     results = at(MASKED, 99.0), at(TUNED, 60.0)
     assert judge(HIGHER, *results).verdict == SUPPORTED
     found = judge(HIGHER, *results, noise=False)
-    assert found.verdict == UNDECIDED and found.evidence.endswith(rules.ONE_SEED) and found.low > 30
+    assert found.verdict == UNDECIDED and found.note.endswith(rules.ONE_SEED) and found.low > 30
     equal = judge(EQUAL, at(SMALL, effective_macs=9.0), at(MASKED, 99.0, effective_macs=1.0), noise=False)
     cheapest = judge(SMALLEST, at(SMALL, size_mib=4.0), at(MASKED, size_mib=3.0), noise=False)
     assert equal.verdict == cheapest.verdict == UNDECIDED
@@ -192,7 +192,7 @@ def test_every_pair_has_to_hold_and_one_that_fails_refutes():
     assert judge(rule, at(MASKED), at(SNIP, 85.0), at(RANDOM, 80.0)).verdict == SUPPORTED
     assert judge(rule, at(MASKED), at(SNIP, 95.0), at(RANDOM, 80.0)).verdict == REFUTED
     found = judge(rule, at(MASKED), at(SNIP, 90.0), at(RANDOM, 80.0))
-    assert found.verdict == UNDECIDED and found.ours == pytest.approx(0)
+    assert found.verdict == UNDECIDED and found.value == pytest.approx(0)
     with pytest.raises(Missing):
         judge(rule, at(MASKED), at(SNIP))
 
@@ -223,10 +223,10 @@ def test_a_difference_of_differences_adds_the_noise_of_both():
 
     assert [gap(here).verdict for here in (-8.0, 3.0, -2.1)] == [SUPPORTED, REFUTED, UNDECIDED]
     found, single = gap(-8.0), Difference((pair,))
-    assert found.ours == pytest.approx(-6) and found.theirs == pytest.approx((54.46 - 63.57) - (88.01 - 82.92))
+    assert found.value == pytest.approx(-6) and found.theirs == pytest.approx((54.46 - 63.57) - (88.01 - 82.92))
     fine, coarse = (gap(-8.0, rule=single, dataset=dataset) for dataset in ("cifar100", "cifar10"))
-    assert found.ours - found.low == pytest.approx(math.hypot(fine.ours - fine.low, coarse.high - coarse.ours))
-    assert found.high - found.ours == pytest.approx(math.hypot(fine.high - fine.ours, coarse.ours - coarse.low))
+    assert found.value - found.low == pytest.approx(math.hypot(fine.value - fine.low, coarse.high - coarse.value))
+    assert found.high - found.value == pytest.approx(math.hypot(fine.high - fine.value, coarse.value - coarse.low))
     assert gap(-8.0, noise=False).verdict == UNDECIDED
 
 
@@ -249,7 +249,7 @@ def test_one_clear_counterexample_shows_that_gradient_is_not_enough():
     ordered = kept(SNIP, 80, 3.0), kept(RANDOM, 75, 2.0), kept(SYNFLOW, 70, 1.0)
     assert judge(GRADIENT, *ordered).verdict == REFUTED
     found = judge(GRADIENT, kept(SNIP, 70, 3.0), *ordered[1:])
-    assert found.verdict == SUPPORTED and found.ours == pytest.approx(-5) and "3 pairs" in found.threshold
+    assert found.verdict == SUPPORTED and found.value == pytest.approx(-5) and "3 pairs" in found.threshold
     assert judge(GRADIENT, kept(SNIP, 70, 3.0), kept(RANDOM, 70.1, 2.0), kept(SYNFLOW, 70, 1.0)).verdict == UNDECIDED
     # a network that kept little of its gradient is no example of good flow, and 1.05 times is not more
     assert judge(GRADIENT, kept(SNIP, 60, 3.0, before=9.0), *ordered[1:]).verdict == REFUTED
@@ -308,10 +308,11 @@ def test_a_missing_column_is_given_with_its_reason():
 # The records ------------------------------------------------------------------------------------------------------
 
 
-def test_every_statement_is_a_short_sentence_of_its_own():
-    assert len(claims.CLAIMS) == 25 == len({claim.id for claim in claims.CLAIMS})
-    assert all(len(claim.sentence.split()) <= 25 and claim.sentence.endswith(".") for claim in claims.CLAIMS)
-    assert len({claim.sentence for claim in claims.CLAIMS}) == 25 and all(claim.where for claim in claims.CLAIMS)
+def test_every_statement_is_a_short_sentence_of_its_own_with_a_rule():
+    assert [line["id"] for line in claims.STATEMENTS] == list(claims.RULES) and len(claims.RULES) == 25
+    sentences = [line["statement"] for line in claims.STATEMENTS]
+    assert all(len(sentence.split()) <= 25 and sentence.endswith(".") for sentence in sentences) and len(set(sentences)) == 25
+    assert all(line["where"] and line["remark"] in ("", "asked here", "true by design") for line in claims.STATEMENTS)
 
 
 def test_one_line_a_statement_and_data_set():
@@ -331,7 +332,7 @@ def test_a_line_holds_text_for_a_table_and_numbers_for_a_figure():
         "id"
     )
     cut = judged.loc["macs_cut"]
-    assert (cut["ours"], cut["theirs"], cut["threshold"]) == ("86.7 %", "86.7 %", "85 to 89 %") and cut["by_design"]
+    assert (cut["ours"], cut["theirs"], cut["threshold"]) == ("86.7 %", "86.7 %", "85 to 89 %")
     assert cut["value"] == pytest.approx(100 * (1 - 4 / 30)) and cut["unit"] == "%" and cut["verdict"] == SUPPORTED
     assert judged.loc["memory_cut", "verdict"] == SUPPORTED and judged.loc["energy", "verdict"] == NOT_MEASURED
 
@@ -370,9 +371,12 @@ def test_decisions_take_the_cheapest_network_that_surely_loses_little():
 
 def test_the_restated_report_lists_the_same_statements():
     text = (settings.ROOT / "docs" / "original.md").read_text()
-    listed = [line.split(" | ")[1:3] for line in text.splitlines() if line.startswith("| ") and "| `" in line]
-    assert [name.strip("`") for name, _ in listed] == [claim.id for claim in claims.CLAIMS]
-    assert all(sentence.startswith(claim.sentence) for (_, sentence), claim in zip(listed, claims.CLAIMS, strict=True))
+    listed = [line.split(" | ")[1:4] for line in text.splitlines() if line.startswith("| ") and "| `" in line]
+    stated = [
+        [f"`{line['id']}`", f"{line['statement']} ({line['remark']})".removesuffix(" ()"), f"{line['where']} |"]
+        for line in claims.STATEMENTS
+    ]
+    assert listed == stated
 
 
 def test_the_restated_report_holds_the_published_figures():

@@ -14,7 +14,7 @@ def first_page(frame: pd.DataFrame) -> BeautifulSoup:
 
 
 def answers(changes: dict) -> list[str]:
-    return [" ".join(pair) for pair in index.answer(evidence.networks(synthetic.frame(changes)))]
+    return [" ".join(item.get_text().split()) for item in first_page(synthetic.frame(changes)).select(".answer li")]
 
 
 PRUNED = ("layerwise_magnitude", "")
@@ -48,20 +48,19 @@ def test_a_part_of_the_results_makes_a_page(frame):
     assert "nan" not in page.get_text().lower().split()
 
 
-def test_what_one_would_do_instead_is_one_more_line():
+def test_a_handful_of_networks_stands_in_the_short_table():
     made = evidence.networks(synthetic.frame())
     made["stop"] = [evidence.called(line) for _, line in made.iterrows()]
-    instead = made.query("method == 'dense' and label == ''").assign(stop="dense in bfloat16", time_batch128_ms=300.0)
-    before, after = index.short_table(made).data, index.short_table(made, instead).data
-    assert 4 <= len(before) <= 6 and list(after.index) == [*before.index, "dense in bfloat16"]
-    assert after.loc["dense in bfloat16", ("cifar100", "time_batch128_ms")] == 300
+    shown = index.short_table(made).data
+    assert list(shown.index) == [look.name(method) for method in index.LINES]
+    assert shown.loc["fine-tuned dense", ("cifar100", "time_batch128_ms")] == 1000
 
 
 def test_panels_of_the_figure_do_not_mix_starts():
     made = index.gains(evidence.networks(synthetic.frame()))
     for start, group in made.groupby("start"):
-        assert {network.kind == look.NOTHING for network in group["network"]} == {start == "from nothing"}
-    assert not made["network"].map(lambda network: network.name.startswith("dense")).any()
+        assert {look.network(method).start for method in group["method"]} == {start}
+    assert set(made["start"]) == {look.FINETUNED, look.FROM_NOTHING} and not made["method"].str.startswith("dense").any()
 
 
 def test_marks_of_the_explorer_stand_inside_its_drawings():

@@ -1,4 +1,5 @@
-import pandas as pd
+import math
+
 import pytest
 
 from helpers.report import published
@@ -11,13 +12,13 @@ def test_every_table_of_the_original_report_is_there():
     assert figures[needed].notna().all(axis=None) and not figures.duplicated(["dataset", "method"]).any()
 
 
-def test_a_figure_is_looked_up_or_none():
+def test_a_figure_is_looked_up_or_nan():
     assert published.reported("cifar100", "grasp_iterative", "top1_pct") == 42.67
     assert published.reported("cifar10", "dense", "energy_mj") == 77_151
     assert published.reported("cifar10", "lasso_channels", "macs") == pytest.approx(41.782e6)
     for gap in (("cifar10", "lasso_channels", "sparsity_pct"), ("digits", "dense", "macs"), ("cifar10", "snip", "macs")):
-        assert published.reported(*gap) is None
-    assert published.reported("cifar10", "dense", "no_such_column") is None
+        assert math.isnan(published.reported(*gap))
+    assert math.isnan(published.reported("cifar10", "dense", "no_such_column"))
 
 
 def test_its_own_figures_give_the_reductions_it_speaks_of():
@@ -29,8 +30,6 @@ def test_its_own_figures_give_the_reductions_it_speaks_of():
 
 
 def test_every_published_figure_has_its_source():
-    assert all(
-        isinstance(source, published.Source) and source.url.startswith("https://") for source in published.ELSEWHERE["source"]
-    )
-    assert published.ELSEWHERE["top1_pct"].between(50, 100).all()
-    assert isinstance(published.ORIGINAL, pd.DataFrame) and set(published.ELSEWHERE["dataset"]) == {"cifar10", "cifar100"}
+    lines = published.ELSEWHERE
+    assert lines["url"].str.startswith("https://").all() and lines[["source", "setting"]].notna().all(axis=None)
+    assert lines["cifar10"].between(50, 100).all() and not lines["method"].duplicated().any()

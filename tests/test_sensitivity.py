@@ -193,7 +193,7 @@ def test_a_stored_scan_keeps_its_key():
 
 def test_damaged_progress_is_named_and_made_again(network, digits, tmp_path, monkeypatch, capfd):
     path, arguments = tmp_path / "scan.json", dict(sparsities=(0.5,), dtype=torch.float32)
-    monkeypatch.delenv("PROGRESS_LOG", raising=False)
+    monkeypatch.delenv("PLAIN_PROGRESS", raising=False)
     whole = sensitivity.scan(network, digits, path=path, **arguments)
     intact = path.read_text()
     for damaged in (intact[: len(intact) // 2], intact.replace("top1_pct", "top1_pcu", 1), "[]", ""):

@@ -33,7 +33,7 @@ def test_the_data_are_in_reach_unrounded_and_under_their_own_names():
 
 
 def test_numbers_have_their_units_and_digits_and_gaps_a_dash():
-    page = soup(tables.table(FRAME, caption="What it costs", digits={"macs": 2}))
+    page = soup(tables.table(FRAME, caption="What it costs", headings={"macs": ("MACs", "M", 2)}))
     heads = [" ".join(head.get_text(" ").split()) for head in page.thead.find_all("th")]
     assert heads == ["Network", "Top-1 %", "MACs M", "Energy mJ"]
     assert column(page, 0) == ["dense", "SNIP", "random masks"]
@@ -54,15 +54,8 @@ def test_only_names_of_networks_have_a_dot():
     assert [bool(line.select_one(".dot")) for line in page.select("tbody tr")] == [True, True, False, False]
 
 
-def test_the_best_as_shown_is_marked_unless_many_share_it():
-    page = soup(tables.table(FRAME, caption="What it costs", highlight={"top1_pct": "max"}))
-    assert [bool(line.b) for line in page.select("tbody tr")] == [True, False, True]  # 94.161 and 94.158 look the same
-    same = soup(tables.table(FRAME.assign(macs=1), caption="What it costs", highlight={"macs": "min"}))
-    assert not same.tbody.b
-
-
 def test_two_levels_become_groups():
-    wide = soup(tables.table(pd.concat(TWO, axis=1), caption="Both", digits={("cifar100", "top1_pct"): 0}))
+    wide = soup(tables.table(pd.concat(TWO, axis=1), caption="Both", headings={"top1_pct": ("Top-1", "%", 0)}))
     groups = wide.select('th[scope="colgroup"]')
     assert [(g.get_text(), g["colspan"]) for g in groups] == [("CIFAR-10", "3"), ("CIFAR-100", "3")]
     assert column(wide, 4) == ["94", "94", "94"]
@@ -77,17 +70,19 @@ def test_what_is_shown_is_text_not_markup():
     assert page.tbody.get_text().split() == ["<b>a</b>", "<script>"] and not page.tbody.find(["b", "script"])
     evidence = pd.DataFrame({"name": ["a"], "evidence": ["<details><summary>why</summary>because</details>"]})
     assert soup(tables.table(evidence, caption="Text", markup=["evidence"])).td.details.summary
+    heads = evidence.set_index("evidence")
+    assert soup(tables.table(heads, caption="Text", markup=["evidence"])).tbody.th.details.summary
 
 
 @pytest.mark.parametrize(
     ("frame", "options", "error"),
     [
-        (FRAME, {"digits": {"top1": 2}}, KeyError),
-        (FRAME, {"highlight": {"macs": "least"}}, ValueError),
+        (FRAME, {"headings": {"top1": ("Top-1", "%", 2)}}, KeyError),
+        (FRAME, {"markup": ["top1"]}, KeyError),
         (FRAME.head(0), {}, ValueError),
         (pd.concat([FRAME, FRAME]), {}, ValueError),
     ],
-    ids=["digits", "direction", "empty", "twice the same head"],
+    ids=["headings", "markup", "empty", "twice the same head"],
 )
 def test_what_cannot_be_a_table_is_an_error(frame, options, error):
     with pytest.raises(error):
@@ -113,7 +108,7 @@ def test_means_are_those_of_all_seeds():
 
 def test_a_task_has_the_originals_figures_ours_and_each_over_its_own_dense_network():
     frame, pruned = synthetic.frame(), ("layerwise_magnitude", "")
-    table = tables.task(frame, published.ORIGINAL, [("dense", ""), pruned], caption="Task 1a", ours={"size_mib": "size_coo_mib"})
+    table = tables.task(frame, published.ORIGINAL, [("dense", ""), pruned], caption="Task 1a", file="size_coo_mib")
     data = table.data.loc["CIFAR-10 · layer-wise magnitude"]
     assert list(data.index) == ["original", "ours", "original ÷ dense", "ours ÷ dense"]
     assert data.loc["original", "size_mib"] == 34.331

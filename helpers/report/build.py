@@ -18,8 +18,10 @@ import time
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import Any
 
 import nbformat
+import pandas as pd
 import torch
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
@@ -28,8 +30,8 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernel
 from nbformat import NotebookNode
 from nbformat.v4 import new_code_cell
 
-from helpers import files, machine, results, settings
-from helpers.report import index, pages
+from helpers import files, machine, results, settings, timing
+from helpers.report import index, pages, summary
 from helpers.report.pages import NOTEBOOKS
 
 TIMEOUT_S = 3600  # a cell
@@ -54,36 +56,27 @@ class _ThisPython(AsyncKernelManager):
 
 
 class _Client(NotebookClient):
-    """Executes one notebook; knows the cell it is at, prints what the work says, and stops when the build is told to."""
+    """Executes one notebook; knows the cell it is at, sends standard error to the console, stops when the build is told to."""
 
     cell = -1
     stopped = False
-    progress_log: Path  # lines of `helpers.progress`, which a page does not show
 
     @contextlib.asynccontextmanager
-    async def async_setup_kernel(self, **options) -> AsyncIterator[None]:
+    async def async_setup_kernel(self, **options: Any) -> AsyncIterator[None]:
         async with super().async_setup_kernel(**options):
-            loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-            def stop() -> None:
-                self.stopped = True
-                task.cancel()
-
             for number in (signal.SIGINT, signal.SIGTERM):
                 with contextlib.suppress(RuntimeError, ValueError):  # only the main thread may set handlers
-                    loop.add_signal_handler(number, stop)
-            follower = asyncio.create_task(self._follow())
-            try:
-                yield
-            finally:
-                follower.cancel()
+                    asyncio.get_running_loop().add_signal_handler(number, self._stop, asyncio.current_task())
+            yield
 
-    async def _follow(self) -> None:
-        with open(self.progress_log, encoding="utf-8") as lines:
-            while True:
-                for line in lines:
-                    print(f"  {line.rstrip()}", file=sys.stderr, flush=True)
-                await asyncio.sleep(0.5)
+    def _stop(self, task: asyncio.Task | None) -> None:
+        self.stopped = bool(task and task.cancel())
+
+    def output(self, outs: list, msg: dict, display_id: str | None, cell_index: int) -> NotebookNode | None:
+        if msg["msg_type"] == "stream" and msg["content"]["name"] == "stderr":
+            print(msg["content"]["text"], end="", file=sys.stderr, flush=True)
+            return None
+        return super().output(outs, msg, display_id, cell_index)
 
 
 def execute(notebook: NotebookNode, name: str, profile: str, timeout: float = TIMEOUT_S, folder: Path = NOTEBOOKS) -> str:
@@ -92,34 +85,28 @@ def execute(notebook: NotebookNode, name: str, profile: str, timeout: float = TI
     The kernel sees none of a reader's own IPython start-up files and settings, and no matplotlibrc. Raises
     KeyboardInterrupt when the build is told to stop.
     """
+    client = _Client(
+        notebook,
+        timeout=timeout,
+        kernel_name="python3",
+        coalesce_streams=True,
+        kernel_manager_class=_ThisPython,
+        resources={"metadata": {"path": str(folder)}},
+    )
+
+    def start(cell: NotebookNode, cell_index: int) -> None:
+        client.cell = cell_index
+        progress = f"cell {cell_index + 1}/{len(notebook.cells)}  {time.monotonic() - began:.0f} s"
+        print(f"{name}  {progress}", file=sys.stderr, flush=True)
+
+    client.on_cell_start, began = start, time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
-        client = _Client(
-            notebook,
-            timeout=timeout,
-            kernel_name="python3",
-            kernel_manager_class=_ThisPython,
-            resources={"metadata": {"path": str(folder)}},
-        )
-        client.progress_log = Path(scratch, "progress.log")
-        for file in (client.progress_log, Path(scratch, "matplotlibrc")):
-            file.touch()
-
-        def start(cell: NotebookNode, cell_index: int) -> None:
-            client.cell = cell_index
-            print(
-                f"{name}  cell {cell_index + 1}/{len(notebook.cells)}  {time.monotonic() - began:.0f} s",
-                file=sys.stderr,
-                flush=True,
-            )
-
-        client.on_cell_start, began = start, time.monotonic()
-        place = [str(settings.ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {key: value for key, value in os.environ.items() if key not in FOREIGN} | {
-            **{"PROFILE": profile, "PYTHONPATH": os.pathsep.join(place), "PYTHONDONTWRITEBYTECODE": "1", "IPYTHONDIR": scratch},
-            **{"MATPLOTLIBRC": f"{scratch}/matplotlibrc", "PROGRESS_LOG": str(client.progress_log)},
-        }
+        Path(scratch, "matplotlibrc").touch()
+        own = {"PROFILE": profile, "PLAIN_PROGRESS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
+        own |= {"IPYTHONDIR": scratch, "MATPLOTLIBRC": f"{scratch}/matplotlibrc"}
+        own |= {"PYTHONPATH": os.pathsep.join(filter(None, [str(settings.ROOT), os.environ.get("PYTHONPATH")]))}
         try:
-            client.execute(env=environment)
+            client.execute(env={key: value for key, value in os.environ.items() if key not in FOREIGN} | own)
         except (CellExecutionError, CellTimeoutError, RuntimeError, asyncio.CancelledError) as error:
             if client.stopped:
                 raise KeyboardInterrupt from None
@@ -164,10 +151,10 @@ def build(
     timeout: float = TIMEOUT_S,
     folder: Path = NOTEBOOKS,
 ) -> list[Path]:
-    """Execute the notebooks in `folder` and write their pages and the first page; returns the files written.
+    """Execute the notebooks in `folder`, write their pages, the first page and, for the study, the tables in Markdown.
 
-    Raises Failed at the first notebook that does not run to its end, ValueError for a parameter that no notebook has,
-    files.Busy while another build writes to the same folder.
+    Returns the pages written. Raises Failed at the first notebook that does not run to its end, ValueError for a parameter
+    that no notebook has, files.Busy while another build writes to the same folder.
     """
     out, aside = settings.report_dir(profile), settings.build_dir(profile)
     paths = sorted(folder.glob("*.ipynb"))
@@ -183,7 +170,8 @@ def build(
         for path, notebook in notebooks.items():
             override(notebook, given)
             failure = execute(notebook, path.stem, profile, timeout, folder)
-            current, words = site[paths.index(path)], provenance(profile)
+            current = site[paths.index(path)]
+            words = provenance(_results(profile), profile)
             text = pages.page(*pages.contents(notebook, out), current, site, out, failure=failure, **words)
             partial = aside / f"{path.stem}.partial.html"
             if failure:
@@ -194,14 +182,17 @@ def build(
                 left.unlink(missing_ok=True)
             _write(out / current.file, text)
             written.append(out / current.file)
-        first = index.body(results.frame(settings.profile(profile)), profile, site)
-        _write(out / "index.html", pages.page(first, [], None, site, out, failure="", **provenance(profile)))
+        frame = _results(profile)
+        first = pages.page(index.body(frame, profile, site), [], None, site, out, failure="", **provenance(frame, profile))
+        _write(out / "index.html", first)
+        if out == settings.ROOT / "reports":
+            for path, text in summary.texts(frame).items():
+                _write(path, text)
     return [*written, out / "index.html"]
 
 
-def provenance(profile: str) -> dict:
+def provenance(frame: pd.DataFrame, profile: str) -> dict:
     """What the pages are made from, for their head and foot alike."""
-    frame = results.frame(settings.profile(profile))
 
     def each(values: Iterable[str]) -> str:
         return "; ".join(sorted(set(values))) or "no result yet"
@@ -209,11 +200,15 @@ def provenance(profile: str) -> dict:
     made = {
         "Data": each(frame["data_source"].dropna()),
         "Results measured on": each(frame["device"][frame["latency_ms"].notna()].dropna()),
-        "Cells run on": f"{machine.processor()}, {torch.get_num_threads()} threads",
+        "Cells run on": f"{machine.processor()}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}",
         "Commit": results.commit(),
         "Built": f"{datetime.now(timezone.utc):%Y-%m-%d %H:%M} UTC",
     }
     return {"provenance": made, "badge": "" if profile == "study" else profile}
+
+
+def _results(profile: str) -> pd.DataFrame:
+    return timing.of_one_run(results.frame(settings.profile(profile)))
 
 
 def _write(path: Path, text: str) -> None:

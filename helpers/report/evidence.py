@@ -7,18 +7,9 @@ from helpers.report import look, published, tables
 from helpers.statistics import Comparison
 
 FILES = ["size_mib", "size_dense_mib", "size_coo_mib", "size_csr_mib", "size_bitmask_mib"]  # exact to the bit
-NOUNS = {  # columns of `networks` → what a sentence calls them
-    **{"size_mib": "file", "file_mib": "smallest exact file", "size_dense_mib": "plain file", "size_coo_mib": "COO file"},
-    **{"values_mib": "values", "macs": "MACs", "effective_macs": "MACs", "nonzero_params": "weights"},
-    **{"peak_memory_mib": "peak memory", "energy_mj": "energy an image"},
-    **dict.fromkeys(("latency_ms", "usual_latency_ms", "time_ms"), "time for one image"),
-    **dict.fromkeys(("latency_batch128_ms", "usual_latency_batch128_ms", "time_batch128_ms"), "time for 128 images"),
-}
-REPORTED = {
-    "file_mib": "size_mib",
-    "size_coo_mib": "size_mib",
-    "usual_latency_ms": "latency_ms",
-    "time_batch128_ms": "latency_ms",
+REPORTED = {  # our columns → the original's
+    **{"file_mib": "size_mib", "size_coo_mib": "size_mib"},
+    **{"usual_latency_ms": "latency_ms", "time_batch128_ms": "latency_ms"},
 }
 TRAINING = [*statistics.NETWORK, "seed", "epochs", "top1_pct", "correct", "experiment"]  # what a comparison reads
 
@@ -38,6 +29,7 @@ def networks(frame: pd.DataFrame) -> pd.DataFrame:
     a fine-tuned network has the time of its masks); `fused` says whether batch norm was folded in it.
     """
     made = tables.means(frame)
+    made = made.iloc[pd.factorize(made["dataset"])[0].argsort(kind="stable")]  # one data set after the other
     masked = made["target_sparsity_pct"].notna()
     made["file_mib"], made["values_mib"] = made[FILES].min(axis=1), made["size_dense_mib"] * made["density_pct"] / 100
     made["fused"] = masked | made["folded_latency_batch128_ms"].notna()
@@ -76,27 +68,20 @@ class Evidence:
         if pd.isna(line[column]):
             reasons = line["reasons"] if isinstance(line["reasons"], dict) else {}
             why = reasons.get(column, "not measured").removeprefix("not measured: ")
-            raise Missing(f"{NOUNS[column]} of {look.name(*network)}: {why}")
+            raise Missing(f"{tables.HEADINGS[column].noun} of {look.name(*network)}: {why}")
         return line[column]
 
     def compare(self, ours: pd.Series, theirs: pd.Series, tests: int = 1) -> Comparison:
         """Top-1 of two lines over all of their seeds; `tests` as in `statistics.compare`."""
         return statistics.compare(self.seeds[ours.name], self.seeds[theirs.name], self.trainings, tests=tests)
 
-    def reported(self, method: str, column: str) -> float | None:
-        """The original report's figure; that of CIFAR-10 for a data set that it does not have."""
+    def reported(self, method: str, column: str) -> float:
+        """The original report's figure or NaN; that of CIFAR-10 for a data set that it does not have."""
         theirs = self.dataset if self.dataset in set(published.ORIGINAL["dataset"]) else "cifar10"
         return published.reported(theirs, method, REPORTED.get(column, column))
 
 
 def called(line: pd.Series) -> str:
     """A line of `networks` as a reader knows it, with its sparsity where its name does not say it."""
-    return look.name(line["method"], line["label"]) + (
-        f" at {line['target_sparsity_pct']:g} %" if "curve" in line["label"] else ""
-    )
-
-
-def signed(points: float) -> str:
-    """A difference with its sign: "+0.40", "−1.25", "0.00"."""
-    text = tables.number_text(points, 2)
-    return text if text[0] == "−" or text == "0.00" else f"+{text}"
+    sparsity = f" at {line['target_sparsity_pct']:g} %" if "curve" in line["label"] else ""
+    return look.name(line["method"], line["label"]) + sparsity

@@ -2,7 +2,7 @@
 
 import os
 import re
-import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ from bs4 import BeautifulSoup
 from latex2mathml.converter import convert as to_mathml
 from markupsafe import Markup
 from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
 from helpers import settings
@@ -20,9 +21,8 @@ from helpers import settings
 SITE = "Does pruning pay?"
 TEMPLATES = Path(__file__).parent / "template"
 NOTEBOOKS = settings.ROOT / "notebooks"
-MATH = re.compile(r"\$\$(.+?)\$\$|(?<![\\$\w])\$(?!\s)([^$]+?)(?<!\s)\$(?!\w)", re.DOTALL)
-UNIT = re.compile(r"(?<=\d) (?=(?:%|×|MiB|MB|ms|mJ|s|M|points?|epochs?|images)\b|%|×)")
-VERBATIM = {"pre", "code", "script", "style", "math", "textarea"}
+UNIT = re.compile(r"(?<=\d) (?=(?:%|×|MiB|MB|ms|mJ|s|M|points?|epochs?|images?)\b|%|×)")
+VERBATIM = ["pre", "code", "script", "style", "math", "textarea"]
 SHORT = {"Grasp": "GraSP"}
 
 
@@ -36,45 +36,81 @@ class Page:
     question: str  # the first paragraph under the title
 
 
+class _Renderer(IPythonRenderer):
+    """Formulas become MathML, which browsers draw without a script and, unstretched, without its font."""
+
+    def inline_math(self, body: str, display: str = "inline") -> str:
+        formula = BeautifulSoup(to_mathml(body.strip(), display=display), "html.parser")
+        for operator in formula.select("mo"):
+            operator["stretchy"] = "false"
+        return str(formula)
+
+    def block_math(self, body: str) -> str:
+        return self.inline_math(body, "block")
+
+
+def _html(markdown: str) -> str:
+    return MarkdownWithMath(renderer=_Renderer(escape=False, exclude_anchor_links=True)).render(markdown)
+
+
 def describe(path: Path) -> Page:
     """Title and question of a notebook, from its first Markdown cell; nothing is executed."""
-    notebook = nbformat.read(path, as_version=4)
-    text = next((cell.source for cell in notebook.cells if cell.cell_type == "markdown"), "")
-    title, _, rest = text.strip().partition("\n")
-    question = next((block for block in rest.split("\n\n") if block.strip()), "")
+    cells = nbformat.read(path, as_version=4).cells
+    first = BeautifulSoup(_html(next((cell.source for cell in cells if cell.cell_type == "markdown"), "")), "html.parser")
+    title, question = (" ".join(part.get_text().split()) if part else "" for part in (first.h1, first.p))
     short = path.stem.partition("_")[2].replace("_", " ").capitalize()
-    title = title.lstrip("# ") if title.startswith("# ") else path.stem
-    return Page(f"{path.stem}.html", _plain(title), SHORT.get(short, short or path.stem), _plain(question))
+    return Page(f"{path.stem}.html", title or path.stem, SHORT.get(short, short or path.stem), question)
 
 
 def contents(notebook: NotebookNode, out: Path) -> tuple[str, list[dict]]:
-    """An executed notebook as HTML, and its headings {level, id, text}: formulas as MathML, code folded, links from `out`."""
-    for number, cell in enumerate((c for c in notebook.cells if c.cell_type == "code"), start=1):
+    """An executed notebook as HTML, and its headings {level, id, text}: formulas as MathML, code folded, links from `out`.
+
+    Text tagged "measured" is left out where the cell behind it shows nothing, since its results are not there.
+    """
+    cells = notebook.cells
+    empty = {i for i, cell in enumerate(cells) if "measured" in cell.metadata.get("tags", ()) and not cells[i + 1].get("outputs")}
+    notebook.cells = [cell for i, cell in enumerate(cells) if not {i, i - 1} & empty]
+    for number, cell in enumerate((cell for cell in notebook.cells if cell.cell_type == "code"), start=1):
         cell.metadata["number"] = number
         cell.outputs = [output for output in cell.outputs if not _unprintable(output)]
-    exporter = HTMLExporter(template_name="pages", extra_template_basedirs=[str(TEMPLATES)], exclude_anchor_links=True)
+    exporter = HTMLExporter(template_name="pages", extra_template_basedirs=[str(TEMPLATES)])
+    exporter.register_filter("markdown2html", _html)
     soup = BeautifulSoup(exporter.from_notebook_node(notebook)[0], "html.parser")
-    _formulas(soup)
     for table in soup.select("table:not(.data)"):  # those of pandas: wide ones scroll in their own box
         table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
         for head in table.select("th"):
+            head["scope"] = "col" if head.find_parent("thead") else "row"
             head.name = head.name if head.get_text(strip=True) else "td"
-    for text in _running_text(soup, UNIT):
-        text.replace_with(UNIT.sub("\u00a0", text))  # a number and its unit stay on one line
+    for text in soup.find_all(string=UNIT):
+        if not text.find_parent(VERBATIM):
+            text.replace_with(UNIT.sub("\u00a0", text))  # a number and its unit stay on one line
     for link in soup.select("a[href]"):
-        file, mark, place = link["href"].partition("#")
-        if re.fullmatch(r"(?:\./)?[\w-]+\.ipynb", file):
-            link["href"] = f"{Path(file).stem}.html{mark}{place}"
-        elif file and ":" not in file and (target := (NOTEBOOKS / file).resolve()).is_relative_to(settings.ROOT):
-            link["href"] = address(str(target.relative_to(settings.ROOT)), out) + mark + place
-    headings, taken = [], set()
+        link["href"] = _target(str(link["href"]), out)
+    headings, taken = [], Counter[str]()
     for heading in soup.find_all(["h1", "h2", "h3", "h4"]):
-        heading["id"] = _identity(heading.get_text(), taken)
+        name = re.sub(r"\W+", "-", heading.get_text().lower()).strip("-")
+        taken[name] += 1
+        heading["id"] = f"{name}-{taken[name]}" if taken[name] > 1 else name
         headings.append({"level": int(heading.name[1]), "id": heading["id"], "text": heading.get_text()})
     return str(soup), headings
 
 
-def page(body: str, headings: list[dict], current: Page | None, site: Sequence[Page], out: Path, **words) -> str:
+def _unprintable(output: NotebookNode) -> bool:
+    """Widgets need a live kernel, and standard error belongs to the console."""
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+
+
+def _target(link: str, out: Path) -> str:
+    """A link of a notebook as its page in `out` has it: to another page, to a file of the project, or as it is."""
+    file, mark, place = link.partition("#")
+    if re.fullmatch(r"(?:\./)?[\w-]+\.ipynb", file):
+        return f"{Path(file).stem}.html{mark}{place}"
+    if file and ":" not in file and (path := (NOTEBOOKS / file).resolve()).is_relative_to(settings.ROOT):
+        return address(str(path.relative_to(settings.ROOT)), out) + mark + place
+    return link
+
+
+def page(body: str, headings: list[dict], current: Page | None, site: Sequence[Page], out: Path, **words: object) -> str:
     """The whole file: `body` with head, links, contents and foot around it. `current` None is the first page."""
     position = site.index(current) if current else -1
     source = f"notebooks/{Path(current.file).stem}.ipynb" if current else "helpers/report/index.py"
@@ -86,10 +122,10 @@ def page(body: str, headings: list[dict], current: Page | None, site: Sequence[P
         before=site[position - 1] if position > 0 else None,
         after=site[position + 1] if position + 1 < len(site) else None,
         toc=[heading for heading in headings if heading["level"] in (2, 3)] if current else [],
-        folded='<details class="code"' in body,
         links={text: address(path, out) for text, path in links.items()},
         body=Markup(body),
-        **{name: Markup((TEMPLATES / name.replace("_", ".")).read_text(encoding="utf-8")) for name in ("style_css", "page_js")},
+        style_css=Markup((TEMPLATES / "style.css").read_text(encoding="utf-8")),
+        page_js=Markup((TEMPLATES / "page.js").read_text(encoding="utf-8")),
         **words,
     )
 
@@ -97,51 +133,11 @@ def page(body: str, headings: list[dict], current: Page | None, site: Sequence[P
 def template(name: str) -> jinja2.Template:
     """A template of this report; what it is given is escaped, and a misspelt name is an error."""
     loader = jinja2.FileSystemLoader(TEMPLATES)
-    return jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True).get_template(
-        name
-    )
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    return environment.get_template(name)
 
 
 def address(path: str, out: Path) -> str:
     """A file of this project as a page in `out` links it: in the repository that $REPOSITORY names, else beside the page."""
     repository = os.environ.get("REPOSITORY", "").rstrip("/")
     return f"{repository}/blob/HEAD/{path}" if repository else Path(os.path.relpath(settings.ROOT / path, out)).as_posix()
-
-
-def _unprintable(output: NotebookNode) -> bool:
-    """Widgets need a live kernel, and standard error belongs to the console."""
-    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
-
-
-def _running_text(soup: BeautifulSoup, pattern: re.Pattern) -> list:
-    found = soup.find_all(string=pattern)
-    return [text for text in found if not any(parent.name in VERBATIM for parent in text.parents)]
-
-
-def _formulas(soup: BeautifulSoup) -> None:
-    """$…$ and $$…$$ in running text become MathML, which browsers draw without a script and, unstretched, without its font."""
-    for text in _running_text(soup, MATH):
-        pieces, end = [], 0
-        for match in MATH.finditer(text):
-            formula = to_mathml((match[1] or match[2]).strip(), display="block" if match[1] else "inline")
-            formula = BeautifulSoup(formula, "html.parser")
-            for operator in formula.select("mo"):
-                operator["stretchy"] = "false"
-            pieces += [text[end : match.start()], formula]
-            end = match.end()
-        text.replace_with(*pieces, text[end:])
-
-
-def _identity(text: str, taken: set[str]) -> str:
-    """A short, readable and unique id for a heading."""
-    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
-    base = re.sub(r"[^a-z0-9]+", "-", plain).strip("-") or "section"
-    names = [base, *(f"{base}-{number}" for number in range(2, len(taken) + 2))]
-    taken.add(name := next(name for name in names if name not in taken))
-    return name
-
-
-def _plain(markdown: str) -> str:
-    """Markdown emphasis, code marks and links taken off, for titles and link texts."""
-    text = re.sub(r"\[([^\]]+)\]\([^)]*\)", r"\1", markdown)
-    return re.sub(r"[*_`]{1,2}(\S(?:.*?\S)?)[*_`]{1,2}", r"\1", " ".join(text.split()))

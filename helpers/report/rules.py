@@ -4,15 +4,16 @@ A rule is data: which networks (method, label), which column or control, which t
 with the numbers that led to it, or raises `Missing` where results that it needs are not there.
 """
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
+import pandas as pd
 
 from helpers.report import look
-from helpers.report.evidence import NOUNS, Evidence, Missing, Network, called, signed
-from helpers.report.tables import number_text
+from helpers.report.evidence import Evidence, Missing, Network, called
+from helpers.report.tables import HEADINGS, number_text, signed_text
 from helpers.statistics import Comparison, Interval
 
 SUPPORTED, REFUTED, UNDECIDED, NOT_MEASURED = "supported", "refuted", "undecided", "not measured"
@@ -24,23 +25,31 @@ DENSE = ("dense", "")
 
 @dataclass(frozen=True)
 class Judgement:
-    """A verdict and what led to it: our number with its interval, the original's, the threshold, the trainings."""
+    """A verdict and what led to it: what was compared, our number with its 95 % limits, the original's, the trainings."""
 
     verdict: str
-    evidence: str
-    ours: float
-    unit: str
+    subject: str
+    value: float
+    unit: str  # "points", "×" or "%"
     threshold: str
-    theirs: float | None = None
+    note: str = ""  # sentences
+    theirs: float = math.nan
     low: float = math.nan
     high: float = math.nan
     seeds: str = ""
 
 
-def _compared(verdict: str, text: str, compared: Comparison, threshold: str, theirs: float | None = None) -> Judgement:
+def _compared(
+    verdict: str, subject: str, compared: Comparison, threshold: str, note: str = "", theirs: float = math.nan
+) -> Judgement:
     limits, seeds = compared.total or compared.images, " and ".join(map(str, compared.seeds))
-    text += f" {ONE_SEED}" if verdict == UNDECIDED and compared.total is None else ""
-    return Judgement(verdict, text, compared.difference, "points", threshold, theirs, limits.low, limits.high, seeds)
+    note += f" {ONE_SEED}" if verdict == UNDECIDED and compared.total is None else ""
+    numbers = compared.difference, "points", threshold, note.strip(), theirs, limits.low, limits.high, seeds
+    return Judgement(verdict, subject, *numbers)
+
+
+def _against(a: pd.Series, b: pd.Series) -> str:
+    return f"{called(a)} against {called(b)}"
 
 
 @dataclass(frozen=True)
@@ -63,7 +72,7 @@ class Ratio:
 
     def judge(self, evidence: Evidence) -> Judgement:
         found = []
-        for column, network in ((column, network) for column in self.columns for network in self.networks):
+        for column, network in itertools.product(self.columns, self.networks):
             base = min(evidence.value(other, self.base_column or column) for other in self.base or (network,))
             value = self._scaled(evidence.value(network, column), base)
             found.append((min(value - self.low, self.high - value), value, network, column))
@@ -71,18 +80,13 @@ class Ratio:
         verdict = SUPPORTED if margin >= 0 else UNDECIDED if margin >= -self.noise else REFUTED
         if verdict == REFUTED and self.sized and value > self.noise:
             verdict = SIZE_DIFFERS
-        words, unit = (f"{number_text(value, 1)} % below", "%") if self.cut else (f"{number_text(value, 2)}×", "×")
-        than = "the dense network's" if self.base else "its values"
+        unit = "%" if self.cut else "×"
+        subject = f"{HEADINGS[column].noun} of {look.name(*network)} {'below' if self.cut else 'over'} "
+        subject += "the dense network's" if self.base else "its values"
         limits = f"at least {self.low:g}" if math.isinf(self.high) else f"{self.low:g} to {self.high:g}"
-        theirs = [evidence.reported(method, column) for method, _ in (network, *self.base[:1])]
-        return Judgement(
-            verdict,
-            f"{look.name(*network)}: {NOUNS[column]} {words} {than}.",
-            value,
-            unit,
-            f"{limits} {unit}".replace("-inf to", "at most").replace(" ×", "×"),
-            self._scaled(*theirs) if len(theirs) == 2 and all(theirs) else None,
-        )
+        limits = f"{limits} {unit}".replace("-inf to", "at most").replace(" ×", "×")
+        theirs = [evidence.reported(method, column) for method, _ in (network, *self.base[:1])] if self.base else [math.nan] * 2
+        return Judgement(verdict, subject, value, unit, limits, theirs=self._scaled(theirs[0], theirs[1]))
 
     def _scaled(self, value: float, base: float) -> float:
         return 100 * (1 - value / base) if self.cut else value / base
@@ -103,24 +107,23 @@ class Cheapest:
 
     def judge(self, evidence: Evidence) -> Judgement:
         own, spent = evidence.one(self.network), evidence.value(self.network, self.column)
+        noun, limit = HEADINGS[self.column].noun, f"no rival as cheap within {self.margin:g} point"
         rivals = sorted(evidence.find(*self.rivals, having=self.column), key=lambda line: line[self.column])
         if not rivals:
-            raise Missing(f"{NOUNS[self.column]} of {look.name(*self.rivals[0])}: not measured")
-        limit = f"no rival as cheap within {self.margin:g} point"
+            raise Missing(f"{noun} of {look.name(*self.rivals[0])}: not measured")
         cheap = [line for line in rivals if line[self.column] <= (1 + self.same) * spent] or rivals[:1]
         compared = [(evidence.compare(line, own, len(cheap)), line) for line in cheap]
         best, line = max(compared, key=lambda pair: pair[0].total.low if pair[0].total else -math.inf)
         ratio = line[self.column] / spent
-        text = f"{called(line)}: {NOUNS[self.column]} {number_text(ratio, 2)} times that of {called(own)}"
         if ratio > 1 + self.same:
-            theirs = [evidence.reported(method, self.column) for method in (line["method"], own["method"])]
-            return Judgement(SUPPORTED, f"{text}.", ratio, "×", limit, theirs[0] / theirs[1] if all(theirs) else None)
+            theirs, base = (evidence.reported(method, self.column) for method in (line["method"], own["method"]))
+            return Judgement(SUPPORTED, f"{noun}, {_against(line, own)}", ratio, "×", limit, theirs=theirs / base)
         less = all(c.decided and c.difference < 0 for c, _ in compared)
         verdict = REFUTED if best.total and best.total.low > -self.margin else SUPPORTED if less else UNDECIDED
-        text += f". Its top-1 is {signed(best.difference)} points away."
+        note = f"It has {number_text(ratio, 2)} times the {noun}."
         if verdict == REFUTED and self.column.startswith("time") and not own["fused"]:
-            verdict, text = UNDECIDED, f"{text} {UNFAIR}"
-        return _compared(verdict, text, best, limit)
+            verdict, note = UNDECIDED, f"{note} {UNFAIR}"
+        return _compared(verdict, f"top-1 of {_against(line, own)}", best, limit, note)
 
 
 @dataclass(frozen=True)
@@ -141,17 +144,18 @@ class EqualCost:
             if cheaper := [other for other in others if other[self.column] <= line[self.column]]:
                 pairs.append((max(cheaper, key=lambda other: other[self.column]), line))
         if not pairs:
-            raise Missing(f"{NOUNS[self.column]} of fine-tuned networks of both kinds on {look.dataset(evidence.dataset)}")
+            noun = HEADINGS[self.column].noun
+            raise Missing(f"{noun} of fine-tuned networks of both kinds on {look.dataset(evidence.dataset)}")
         compared = [(evidence.compare(*pair, len(pairs)), *pair) for pair in pairs]
         wins = [w for w in compared if w[0].decided and w[0].difference > 0 and w[1]["epochs"] <= w[2]["epochs"]]
         against = [(line["method"], line["label"]) in self.losers for _, line, _ in wins]
         verdict = SUPPORTED if wins and not any(against) else REFUTED if wins and all(against) else UNDECIDED
-        best, cheaper, dearer = max(wins or compared, key=lambda w: w[0].difference)
-        text = f"Of {len(pairs)} pairs, {look.name(self.winners[0][0])} wins {len(wins) - sum(against)}, "
-        text += f"{look.name(self.losers[0][0])} {sum(against)}. Clearest: {called(cheaper)} against {called(dearer)}."
+        best, *clearest = max(wins or compared, key=lambda w: w[0].difference)
+        note = f"Of {len(pairs)} pairs, {look.name(*self.winners[0])} wins {len(wins) - sum(against)}, "
+        note += f"{look.name(self.losers[0][0])} {sum(against)}; this is the clearest."
         if verdict == SUPPORTED and self.column.startswith("time") and not all(line["fused"] for line in sides[0]):
-            verdict, text = UNDECIDED, f"{text} {UNFAIR}"
-        return _compared(verdict, text, best, f"above 0, corrected for {len(pairs)} pairs")
+            verdict, note = UNDECIDED, f"{note} {UNFAIR}"
+        return _compared(verdict, f"top-1 of {_against(*clearest)}", best, f"above 0, corrected for {len(pairs)} pairs", note)
 
 
 @dataclass(frozen=True)
@@ -179,27 +183,30 @@ class Difference:
         found = list(self._contrasts(evidence, there))
         verdicts = {self._verdict(compared, limit, sign) for _, compared, limit in found}
         least = min(found, key=lambda contrast: sign * (contrast[1].difference - contrast[2]))
-        text, compared, limit = found[0] if self.readings else least
+        subject, compared, limit = found[0] if self.readings else least
         verdict = REFUTED if REFUTED in verdicts and not self.readings else verdicts.pop() if len(verdicts) == 1 else UNDECIDED
-        text = f"Least favourable of {len(found)}: {text}" if len(found) > 2 else " ".join(text for text, *_ in found)
-        text += " The two disagree." if self.readings and len(verdicts) > 1 else ""
-        theirs = self._theirs(evidence) - self._theirs(there) if self.reported and self.elsewhere else self._theirs(evidence)
-        return _compared(verdict, text, compared, f"{'below' if self.below else 'above'} {signed(limit)}", theirs)
+        note = f"The least favourable of {len(found)}." if len(found) > 1 and not self.readings else ""
+        for other, second, _ in found[1:] if self.readings else ():
+            note += f"{other[:1].upper()}{other[1:]}: {signed_text(second.difference)} points."
+        theirs = self._theirs(evidence) - (self._theirs(there) if self.elsewhere else 0)
+        threshold = f"{'below' if self.below else 'above'} {signed_text(limit)}"
+        return _compared(verdict, f"top-1 of {subject}", compared, threshold, note, theirs)
 
     def _contrasts(self, evidence: Evidence, there: Evidence) -> Iterator[tuple[str, Comparison, float]]:
-        """What is said of a pair, what it differs by, and the threshold."""
+        """Which pair, what it differs by, and the threshold."""
         tests = 1 if self.readings else len(self.pairs)
         for a, b in ((evidence.one(ours), evidence.one(control)) for ours, control in self.pairs):
-            compared = evidence.compare(a, b, tests)
-            text = f"{called(a)} {number_text(a['top1_pct'], 2)} % against "
-            text += f"{number_text(b['top1_pct'], 2)} % of {called(b)}."
+            compared, subject = evidence.compare(a, b, tests), _against(a, b)
             if self.minus:
-                base = there.compare(*map(there.one, self.minus), tests)
-                text = f"{called(a)} {signed(compared.difference)} points from its dense network, "
-                text += f"on {look.dataset(self.elsewhere)}" if self.elsewhere else look.name(*self.minus[0])
-                text, compared = f"{text} {signed(base.difference)}.", _minus(compared, base)
-            scale = b["top1_pct"] / evidence.reported(self.reported[1], "top1_pct") if self.relative else 1.0
-            yield text, compared, self.share * scale * (self._theirs(evidence) or 0.0)
+                other, control = map(there.one, self.minus)
+                compared = _minus(compared, there.compare(other, control, tests))
+                subject += (
+                    f", minus that on {look.dataset(self.elsewhere)}" if self.elsewhere else f", minus {_against(other, control)}"
+                )
+            limit = self.share * self._theirs(evidence) if self.share else 0.0
+            if self.relative and self.reported:
+                limit *= b["top1_pct"] / evidence.reported(self.reported[1], "top1_pct")
+            yield subject, compared, limit
 
     def _verdict(self, compared: Comparison, limit: float, sign: int) -> str:
         if compared.total is None or (limit == 0 and not compared.decided):
@@ -209,8 +216,10 @@ class Difference:
             return SUPPORTED
         return UNDECIDED if high >= sign * limit else SIZE_DIFFERS if self.sized and low > 0 else REFUTED
 
-    def _theirs(self, evidence: Evidence) -> float | None:
-        return np.subtract(*(evidence.reported(method, "top1_pct") for method in self.reported)) if self.reported else None
+    def _theirs(self, evidence: Evidence) -> float:
+        """What the original's two methods differ by; NaN where none are named."""
+        ours, control = (evidence.reported(method, "top1_pct") for method in self.reported or ("", ""))
+        return ours - control
 
 
 def _minus(a: Comparison, b: Comparison) -> Comparison:
@@ -235,7 +244,8 @@ class Provided:
     def judge(self, evidence: Evidence) -> Judgement:
         judged, condition = self.rule.judge(evidence), self.condition.judge(evidence)
         verdict = UNDECIDED if judged.verdict == SUPPORTED != condition.verdict else judged.verdict
-        return replace(judged, verdict=verdict, evidence=f"{judged.evidence.removesuffix(ONE_SEED).strip()} {condition.evidence}")
+        note = f"{judged.note} Beside it, {condition.subject}: {signed_text(condition.value)} points."
+        return replace(judged, verdict=verdict, note=note)
 
 
 @dataclass(frozen=True)
@@ -260,9 +270,8 @@ class MoreGradient:
         best, a, b, ratio = min(compared, key=lambda found: found[0].total.high if found[0].total else found[0].difference)
         above = all((single := evidence.compare(x, y)).decided and single.difference > 0 for x, y, _ in pairs)
         verdict = SUPPORTED if best.decided and best.difference < 0 else REFUTED if above else UNDECIDED
-        text = f"{called(a)} keeps {number_text(ratio, 1)} times the gradient of {called(b)} and ends "
-        text += f"{signed(best.difference)} points from it."
-        return _compared(verdict, text, best, f"below 0, corrected for {len(pairs)} pairs")
+        note = f"It keeps {number_text(ratio, 1)} times the gradient."
+        return _compared(verdict, f"top-1 of {_against(a, b)}", best, f"below 0, corrected for {len(pairs)} pairs", note)
 
 
 Rule = Ratio | Cheapest | EqualCost | Difference | Provided | MoreGradient

@@ -1,0 +1,62 @@
+"""The study's results as Markdown: the short table of the README and the long one beside the results."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+import pandas as pd
+
+from helpers import settings
+from helpers.report import evidence, look
+from helpers.report.tables import HEADINGS, number_text
+
+COLUMNS = ["seeds", "sparsity_pct", "size_mib", "effective_macs", "time_batch128_ms", "epochs", "top1_pct"]
+SHORT = ("dense_finetuned", "layerwise_magnitude", "lasso_channels")
+MARKED = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.DOTALL)
+INTRODUCTION = """# All results of the study
+
+Means over trainings with other seeds. *Effective MACs* touch a weight that is not zero; time is that of the fastest software
+that was timed. One JSON file a training lies in `study/`. `make report PROFILE=study` writes this file.
+"""
+
+
+def texts(frame: pd.DataFrame) -> dict[Path, str]:
+    """The files that show the results as Markdown, with what has to stand in them; `frame` as `study.frame` gives it."""
+    networks, readme = evidence.networks(frame), settings.ROOT / "README.md"
+    return {
+        readme: MARKED.sub(lambda _: short_table(networks), readme.read_text(encoding="utf-8")),
+        settings.ROOT / "results" / "README.md": f"{INTRODUCTION}\n{long_table(networks)}",
+    }
+
+
+def short_table(networks: pd.DataFrame) -> str:
+    """File, speed and top-1 of three networks on every data set."""
+    main, lines = networks[networks["label"] == ""].set_index(["dataset", "method"]), []
+    for dataset in networks["dataset"].unique():
+        for method in SHORT:
+            own, dense = main.loc[(dataset, method)], main.loc[(dataset, "dense")]
+            faster = dense["time_batch128_ms"] / own["time_batch128_ms"]
+            numbers = [f"{own['size_mib']:.1f} MiB", f"{faster:.1f}×", f"{own['top1_pct']:.2f} %"]
+            lines.append([look.dataset(dataset), look.name(method), *numbers])
+    return _table(["data set", "network", "file", "CPU speed¹", "top-1"], lines)
+
+
+def long_table(networks: pd.DataFrame) -> str:
+    """Every network, a line each."""
+    heads = [f"{HEADINGS[column].title} {HEADINGS[column].unit}".strip() for column in COLUMNS]
+    lines = [
+        [look.dataset(line["dataset"]), evidence.called(line), *(_text(line[column], column) for column in COLUMNS)]
+        for _, line in networks.iterrows()
+    ]
+    return _table(["Data set", "Network", *heads], lines)
+
+
+def _text(value: float, column: str) -> str:
+    heading = HEADINGS[column]
+    return "–" if pd.isna(value) else number_text(value / (1e6 if heading.unit == "M" else 1), heading.digits or 0)
+
+
+def _table(heads: list[str], lines: Iterable[list[str]]) -> str:
+    """Lines of text as a Markdown table: names to the left, numbers to the right."""
+    under = ["---", "---", *["---:"] * (len(heads) - 2)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (heads, under, *lines))
