@@ -49,7 +49,9 @@ def frame(topic: str | None = None, profile: Profile | None = None) -> pd.DataFr
     """
     profile = profile or settings.profile()
     if profile.name == "demo":
-        make_missing(profile, plan.experiments(profile, topic))
+        wanted = plan.experiments(profile, topic)
+        dense = [] if topic is None else plan.experiments(profile, "baseline")  # what every topic compares with
+        make_missing(profile, list(dict.fromkeys([*dense, *wanted])))
     return timing.of_one_run(results.frame(profile))
 
 

@@ -18,7 +18,8 @@ from helpers import plan, settings
 DENSE = ("dense", *(f"dense-normalization-{name}" for name in plan.WRONG_NORMALIZATIONS))
 NAMES = (  # one of each kind; pages leave out what needs others
     *(*DENSE, "dense_finetuned", "layerwise_magnitude-s80.33", "lasso_channels", "l1_filters"),
-    *("layerwise_magnitude-s50-curve", "layerwise_magnitude-s50-curve_finetuned", "lasso_channels-macs-2x"),
+    *("repaired-s80.33", "repaired-s80.33-magnitude", "layerwise_magnitude-s50-curve"),
+    *("layerwise_magnitude-s50-curve_finetuned", "lasso_channels-macs-2x"),
     *("dense_from_scratch", "grasp_iterative-s80", "grasp-s80", "snip-s80"),
 )
 

@@ -8,13 +8,19 @@ from matplotlib.figure import Figure
 from helpers.report import look
 from helpers.report.plots import heatmap, legend, main_result, panels
 
-LAYERWISE = look.network("layerwise_magnitude")
+LAYERWISE_METHOD = "layerwise_magnitude"
+LAYERWISE = look.network(LAYERWISE_METHOD)
 MAGNITUDES = ("layerwise_magnitude", "global_magnitude", "uniform_magnitude")
 NORMALIZATIONS = {
     "": "its own",
     "normalization=half": "±1",
     "normalization=imagenet": "ImageNet's",
     "normalization=none": "none",
+}
+UNTRAINED = {  # column of a repair of magnitude masks → name, colour, mark and line
+    "pruned_top1_pct": ("magnitude masks alone", "#96730f", "^:"),
+    "recalibrated_top1_pct": ("batch norm averaged anew", "#b3401f", "v--"),
+    "repaired_top1_pct": ("kept weights solved for", "#0b4f8a", "D-."),
 }
 FORMATS = {  # column → name, colour, mark and line
     "size_dense_mib": ("dense", "#1d2125", "o", "-"),
@@ -69,6 +75,25 @@ def compression(frame: pd.DataFrame) -> Figure:
         axes.axhline(dense.top1_pct, color=look.INK, linewidth=1, linestyle=":", label="dense")
         axes.set_xscale("log", base=2)
         axes.set_xticks([2, 4, 8, 16, 32], ["2×", "4×", "8×", "16×", "32×"])
+        axes.set(ylim=(0, None))
+    legend(figure, 2)
+    return figure
+
+
+def without_training(frame: pd.DataFrame) -> Figure:
+    """Top-1 by sparsity with nothing trained: magnitude masks alone, recalibrated, solved; and repair. Fine-tuned beside them."""
+    repairs = frame[frame.method == "repaired"].sort_values("sparsity_pct")
+    figure, grid = panels(repairs.dataset, 3.9, "Sparsity (%)")
+    for dataset, axes in grid.items():
+        of_masks = repairs[(repairs.dataset == dataset) & (repairs.label == "magnitude")]
+        for column, (name, color, mark) in UNTRAINED.items():
+            axes.plot(of_masks.sparsity_pct, of_masks[column], mark, color=color, label=name, markerfacecolor="white")
+        whole = repairs[(repairs.dataset == dataset) & repairs.label.isin(["", "curve"])]
+        axes.plot(whole.sparsity_pct, whole.top1_pct, **look.network("repaired").style, label="mask and weights together")
+        tuned = main_result(frame, LAYERWISE_METHOD, dataset)
+        axes.plot(tuned.sparsity_pct, tuned.top1_pct, **LAYERWISE.mark)
+        dense = main_result(frame, "dense", dataset)
+        axes.axhline(dense.top1_pct, color=look.INK, linewidth=1, linestyle=":", label="dense")
         axes.set(ylim=(0, None))
     legend(figure, 2)
     return figure
