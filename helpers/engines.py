@@ -30,6 +30,7 @@ from torch import Tensor
 
 from helpers import data, machine, models, settings
 from helpers.measurement import BATCH, MIB, Latency
+from helpers.sparse.network import compile_sparse, operations
 
 Name = TypeVar("Name", bound=Hashable)
 Call = Callable[[np.ndarray], np.ndarray]  # float32 (batch, 3, H, W) → logits (batch, classes)
@@ -38,6 +39,7 @@ CALIBRATION_IMAGES = 500
 WARM_UP = 3  # calls
 INSTALL = "in the project's folder: .venv/bin/python -m pip install -e '.[engines]'"
 NO_TELEMETRY = {"CI": "true", "NNCF_CI": "1"}  # else importing OpenVINO and calling NNCF is reported to their makers
+ONNX_IR, ONNX_OPSET = 10, 20  # versions of the file's format and of its operations that both engines have read since 2024
 VNNI = {"avx512_vnni", "avx_vnni"}
 
 
@@ -97,7 +99,7 @@ def unavailable(name: str) -> str | None:
     """Why an engine does not run on this machine, in one line; None where it does. ValueError for an unknown name."""
     settings.choose("engine", name, ENGINES)
     maker = name.split()[0]
-    packages = {"ONNX": ("onnxruntime", "onnx", "onnxscript"), "OpenVINO": ("openvino", "onnx", "onnxscript", "nncf")}
+    packages = {"ONNX": ("onnxruntime", "onnx"), "OpenVINO": ("openvino", "nncf", "onnx")}
     for package in packages.get(maker, ()):
         if importlib.util.find_spec(package) is None:
             return f"{package} is not installed ({INSTALL})"
@@ -185,17 +187,39 @@ def _torch(network: models.VGG, images: np.ndarray, threads: int, folder: Path, 
 
 
 def _sparse(network: models.VGG, images: np.ndarray, threads: int, folder: Path) -> Built:
-    from helpers.sparse.network import compile_sparse
-
     compiled = compile_sparse(network)
     return lambda batch: lambda x: compiled(torch.from_numpy(x)).numpy(), None
 
 
 def _exported(network: models.VGG, path: Path) -> Path:
     """The folded network as an ONNX file for any batch size."""
-    example, batch = torch.zeros(2, 3, network.image_size, network.image_size), torch.export.Dim("batch")
-    options = {"input_names": ["images"], "output_names": ["logits"], "external_data": False, "verbose": False}
-    torch.onnx.export(models.fold_batch_norm(network), (example,), path, dynamic_shapes=({0: batch},), **options)
+    import onnx
+    from onnx import helper, numpy_helper
+
+    nodes: list[onnx.NodeProto] = []
+    weights: list[onnx.TensorProto] = []
+
+    def add(kind: str, *inputs: str, **attributes: int | list[int]) -> None:
+        last = nodes[-1].output[0] if nodes else "images"
+        nodes.append(helper.make_node(kind, [last, *inputs], [f"{kind} {len(nodes)}"], **attributes))
+
+    for op in operations(network):
+        names = f"{op.name}.weight", f"{op.name}.bias"
+        weights += [numpy_helper.from_array(part.numpy(), name) for name, part in zip(names, (op.weight, op.bias), strict=True)]
+        if op.linear:
+            add("Flatten")
+            add("Gemm", *names, transB=1)
+        else:
+            add("Conv", *names, strides=[op.stride] * 2, pads=[op.padding] * 4)
+        if op.relu:
+            add("Relu")
+        if op.pool:
+            add("MaxPool", kernel_shape=[2, 2], strides=[2, 2])
+    image = ["batch", 3, network.image_size, network.image_size]
+    ends = {"images": image, nodes[-1].output[0]: ["batch", network.num_classes]}
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape) for name, shape in ends.items()]
+    graph = helper.make_graph(nodes, "network", values[:1], values[1:], weights)
+    onnx.save(helper.make_model(graph, ir_version=ONNX_IR, opset_imports=[helper.make_opsetid("", ONNX_OPSET)]), path)
     return path
 
 
@@ -203,18 +227,13 @@ def _onnxruntime(network: models.VGG, images: np.ndarray, threads: int, folder: 
     import onnxruntime
     from onnxruntime import quantization
 
-    class Reader(quantization.CalibrationDataReader):
-        batches = iter(np.array_split(images, -(-len(images) // 50)))
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            part = next(self.batches, None)
-            return None if part is None else {"images": part}
-
     path = _exported(network, folder / "float32.onnx")
     if weight_bits is not None:
         kinds = {"activation_type": quantization.QuantType.QUInt8, "weight_type": quantization.QuantType.QInt8}
+        parts = iter([{"images": part} for part in np.array_split(images, -(-len(images) // 50))])
+        reader = type("Reader", (quantization.CalibrationDataReader,), {"get_next": lambda _: next(parts, None)})
         source, path = path, folder / "int8.onnx"
-        quantization.quantize_static(source, path, Reader(), per_channel=True, reduce_range=weight_bits == 7, **kinds)
+        quantization.quantize_static(source, path, reader(), per_channel=True, reduce_range=weight_bits == 7, **kinds)
     stored = path.read_bytes()
 
     def compiled(batch: int) -> Call:
