@@ -33,7 +33,7 @@ SMALL = "fewer channels"
 
 def small_network() -> models.VGG | None:
     """The study's network with fewer channels, or a random one of its widths; None without that result."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
+    with contextlib.suppress(FileNotFoundError):
         return storage.committed("cifar10", "lasso_channels")
     return fewer_channels()
 

@@ -36,7 +36,7 @@ Name = TypeVar("Name", bound=Hashable)
 Call = Callable[[np.ndarray], np.ndarray]  # float32 (batch, 3, H, W) → logits (batch, classes)
 Built = tuple[Callable[[int], Call], int | None]  # a call for each batch size; the bytes of the engine's file, if it has one
 CALIBRATION_IMAGES = 500
-WARM_UP = 3  # calls
+WARM_UP = 3  # calls, before the first that is timed; 1 at every later turn
 INSTALL = "in the project's folder: .venv/bin/python -m pip install -e '.[engines]'"
 NO_TELEMETRY = {"CI": "true", "NNCF_CI": "1"}  # else importing OpenVINO and calling NNCF is reported to their makers
 ONNX_IR, ONNX_OPSET = 10, 20  # versions of the file's format and of its operations that both engines have read since 2024
@@ -91,7 +91,7 @@ class Engine:
         return torch.from_numpy(self._ask(_run, images.cpu().numpy()))
 
     def times(self, images: Tensor, seconds: float) -> list[float]:
-        """Milliseconds of single calls on `images`, after a warm-up, for so many seconds; of three calls at least."""
+        """Milliseconds of single calls on `images`, after a warm-up, for so many seconds; of one call at least."""
         return self._ask(_time, images.cpu().numpy(), seconds)
 
 
@@ -165,11 +165,12 @@ def _run(images: np.ndarray) -> np.ndarray:
 
 
 def _time(images: np.ndarray, seconds: float) -> list[float]:
-    call, times = _call(len(images)), []
-    for _ in range(WARM_UP):
+    times, warm_up = [], 1 if len(images) in _calls else WARM_UP
+    call = _call(len(images))
+    for _ in range(warm_up):
         call(images)
     begun = time.perf_counter()
-    while len(times) < 3 or time.perf_counter() - begun < seconds:
+    while not times or time.perf_counter() - begun < seconds:
         before = time.perf_counter()
         call(images)
         times.append(1e3 * (time.perf_counter() - before))

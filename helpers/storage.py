@@ -224,15 +224,15 @@ def load(path: str | Path) -> models.VGG:
 def committed(dataset: str, name: str, profile: str = "study") -> models.VGG:
     """A pruned network that lies with a profile's results, ready to classify: float32 on the CPU, in eval mode.
 
-    `name` is that of its result: "lasso_channels", "layerwise_magnitude-s80.33". Raises FileNotFoundError where none is kept
-    there, ValueError naming the nearest for another name, files.CorruptFile for a damaged file.
+    `name` is that of its result: "lasso_channels", "layerwise_magnitude-s80.33". Raises FileNotFoundError where it is not
+    kept, naming the nearest that is; files.CorruptFile for a damaged file.
     """
     path = settings.kept_path(profile, dataset, name)
     kinds = {other.stem: models.metadata(other).get("kind") for other in sorted(path.parent.glob("*.safetensors"))}
-    networks = [other for other, kind in kinds.items() if kind in (FILE_KIND, models.FILE_KIND)]
-    if not networks:
-        raise FileNotFoundError(f"{path.parent} keeps no network: make study makes them")
-    settings.choose(f"network of {dataset}", name, networks)
+    try:
+        settings.choose("network", name, [other for other, kind in kinds.items() if kind in (FILE_KIND, models.FILE_KIND)])
+    except ValueError as error:
+        raise FileNotFoundError(f"{error} (of those in {path.parent}; make study makes more)") from None
     return models.load(path) if kinds[name] == models.FILE_KIND else load(path)
 
 
