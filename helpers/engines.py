@@ -30,6 +30,7 @@ from torch import Tensor
 
 from helpers import data, machine, models, settings
 from helpers.measurement import BATCH, MIB, Latency
+from helpers.sparse import quantised
 from helpers.sparse.network import compile_sparse, operations
 
 Name = TypeVar("Name", bound=Hashable)
@@ -103,6 +104,8 @@ def unavailable(name: str) -> str | None:
     for package in packages.get(maker, ()):
         if importlib.util.find_spec(package) is None:
             return f"{package} is not installed ({INSTALL})"
+    if name == "zeros skipped int8":
+        return quantised.available()
     if "bf16" in name and not machine.BF16_FLAGS.keys() & machine.processor_flags():
         return "this processor has no bfloat16 instructions"
     return None
@@ -110,7 +113,7 @@ def unavailable(name: str) -> str | None:
 
 def saturates(name: str) -> bool:
     """Whether an engine's 8-bit products may saturate on this processor."""
-    return name.endswith("int8") and not VNNI & machine.processor_flags()
+    return name in ("ONNX Runtime int8", "OpenVINO int8") and not VNNI & machine.processor_flags()
 
 
 def calibration(split: data.Split, network: models.VGG, count: int = CALIBRATION_IMAGES) -> Tensor:
@@ -189,6 +192,11 @@ def _torch(network: models.VGG, images: np.ndarray, threads: int, folder: Path, 
 
 def _sparse(network: models.VGG, images: np.ndarray, threads: int, folder: Path) -> Built:
     compiled = compile_sparse(network)
+    return lambda batch: lambda x: compiled(torch.from_numpy(x)).numpy(), None
+
+
+def _quantised(network: models.VGG, images: np.ndarray, threads: int, folder: Path) -> Built:
+    compiled = quantised.compile_quantised(network, torch.from_numpy(images))
     return lambda batch: lambda x: compiled(torch.from_numpy(x)).numpy(), None
 
 
@@ -283,6 +291,7 @@ ENGINES: dict[str, Callable[[models.VGG, np.ndarray, int, Path], Built]] = {
     "PyTorch fp32": partial(_torch, dtype=torch.float32),
     "PyTorch bf16": partial(_torch, dtype=torch.bfloat16),
     "zeros skipped fp32": _sparse,
+    "zeros skipped int8": _quantised,
     "ONNX Runtime fp32": _onnxruntime,
     "ONNX Runtime int8": partial(_onnxruntime, weight_bits=8),
     "ONNX Runtime int8, 7-bit weights": partial(_onnxruntime, weight_bits=7),

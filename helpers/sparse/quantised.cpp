@@ -374,11 +374,14 @@ int conv_positions(const Layer* layer, const void* x, void* out, int64_t images,
               const bool within = y >= 0 && y < g.height;
               const uint32_t* row =
                   static_cast<const uint32_t*>(x) + ((image * g.groups + c) * g.height + y) * g.width + first;
-              for (int64_t q = 0; q < g.columns; ++q) {
-                const uint32_t e = within && q >= before && q < until ? row[q] : outside;
+              const auto put = [&](int64_t q, uint32_t e) {
                 to[q] = kWords ? (e & 0xff) | (e & 0xff00) << 8 : e;
                 if (kWords) to[q + half] = (e >> 16 & 0xff) | (e >> 8 & 0xff0000);
-              }
+              };
+              const int64_t left = within ? before : g.columns, right = within ? until : g.columns;
+              for (int64_t q = 0; q < left; ++q) put(q, outside);
+              for (int64_t q = left; q < right; ++q) put(q, row[q]);  // the compiler makes vectors of it
+              for (int64_t q = right; q < g.columns; ++q) put(q, outside);
             }
           }
         for (int64_t f = f0; f < f1; ++f) kernel(packed, half, g, f, b, sums + (f - f0) * computed);
