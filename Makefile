@@ -1,4 +1,4 @@
-# make report | test | lab | study | bench | clean — each makes .venv and installs the project into it first.
+# make report | test | lab | study | time | bench | clean — each makes .venv and installs the project into it first.
 
 PYTHON  ?= python3
 PROFILE ?= demo
@@ -8,7 +8,7 @@ READY   := $(VENV)/installed.stamp
 
 export PYTHONUNBUFFERED = 1
 
-.PHONY: report test lab study bench clean
+.PHONY: report test lab study time bench clean
 .DEFAULT_GOAL := report
 
 report: $(READY)  ## execute the notebooks and write the pages (PROFILE=demo, study or paper)
@@ -26,6 +26,9 @@ lab: $(READY)  ## step through the notebooks in JupyterLab
 study: PROFILE = study
 study: $(READY)  ## make every missing result; WORKERS=4 or SCHEDULER=tcp://host:8786: on a Dask cluster (docs/scaling.md)
 	@$(RUN) -m helpers.study --profile $(PROFILE) $(WORKERS:%=--workers %) $(SCHEDULER:%=--scheduler %)
+
+time: $(READY)  ## dense, pruned and smaller networks in every installed engine on this machine: one page, reports/here.html
+	@$(RUN) -m helpers.report.here
 
 bench: $(READY)  ## every benchmark, one table in results/bench.md
 	@$(RUN) -m bench

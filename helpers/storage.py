@@ -1,4 +1,4 @@
-"""A pruned VGG as one file: dense, COO, CSR or bitmask.
+"""A pruned VGG as one file: dense, COO, CSR or bitmask; its values in float32, rounded to fp16 or quantised to int8.
 
 A weight is *kept* when its 32 bits are not all zero, so -0.0 and NaN are kept and every fp32 format returns the
 network bit for bit. Only convolution and linear weights are stored sparsely; biases and batch norms stay dense.
@@ -10,6 +10,12 @@ network bit for bit. Only convolution and linear weights are stored sparsely; bi
 | csr | int32 row starts (a row is a filter), int32 columns, fp32 values | 8 k + 4 rows |
 | bitmask | one bit a weight, fp32 values | n / 8 + 4 k |
 | bitmask_fp16 | one bit a weight, fp16 values: lossy | n / 8 + 2 k |
+| bitmask_int8 | one bit a weight, int8 values, one fp32 scale a filter: lossy | n / 8 + k + 4 rows |
+| bitmask_int8_zstd | the same, bits and values entropy-coded by Zstandard | what their statistics allow |
+
+Quantised, a weight is a whole number from -127 to 127 times its filter's scale, the filter's largest weight over 127; what
+rounds to 0 is not kept. Pruning, quantisation and entropy coding in this order are Deep Compression (Han et al. 2016), here
+without its shared values. A scale a filter stands before the batch norm, so nothing needs to be folded.
 """
 
 import json
@@ -19,14 +25,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import zstandard
 from torch import Tensor, nn
 
-from helpers import files, models
+from helpers import files, models, settings
 
 # the tensors that a format holds of each weight
 PARTS = {"dense": ("values",), "coo": ("indices", "values"), "csr": ("starts", "columns", "values")}
 PARTS |= dict.fromkeys(("bitmask", "bitmask_fp16"), ("bits", "values"))
 FORMATS = tuple(PARTS)
+QUANTISED = ("bitmask_int8", "bitmask_int8_zstd")
+PARTS |= dict.fromkeys(QUANTISED, ("bits", "values", "scales"))
+CODED = {"bits": torch.uint8, "values": torch.int8}  # what Zstandard codes, by the dtype it gives back
+CODING_LEVEL = 19  # a second a network, for one per cent
 FILE_KIND = "sparse-vgg-1"
 # a file of kept weights may stand for a far larger network; beyond these limits it is refused before memory is taken
 MOST_LAYERS, FREE_DENSE_BYTES, MOST_EXPANSION = 1024, 256 * 2**20, 1024
@@ -50,6 +61,8 @@ def _encode(weight: Tensor, format: str) -> dict[str, Tensor]:
     weight = weight.detach().cpu().contiguous()
     if format == "dense":
         return {"values": weight}
+    if format in QUANTISED:
+        return _quantised(weight, coded=format.endswith("zstd"))
     kept = _kept(weight)
     values = weight.flatten()[torch.from_numpy(kept)]
     if format.startswith("bitmask"):
@@ -65,6 +78,40 @@ def _encode(weight: Tensor, format: str) -> dict[str, Tensor]:
     return {name: torch.from_numpy(part.astype(np.int32)) for name, part in csr.items()} | {"values": values}
 
 
+def quantise(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """(int8 of the weight's shape, float32 scale of each filter): the weight is nearly their product, and loaded it is exactly.
+
+    Quantised again, such a product gives the same two. ValueError for a weight that is not finite.
+    """
+    rows = weight.detach().flatten(1)
+    if not rows.isfinite().all():
+        raise ValueError("a weight that is not finite cannot be quantised")
+    scales = rows.abs().amax(1) / 127
+    values = (rows / scales.where(scales > 0, 1).unsqueeze(1)).round().clamp(-127, 127)  # clamped: scales near 0 are rounded
+    return values.to(torch.int8).view(weight.shape), scales
+
+
+def _quantised(weight: Tensor, coded: bool) -> dict[str, Tensor]:
+    values, scales = quantise(weight)
+    parts = {"bits": torch.from_numpy(np.packbits(values.numpy() != 0, bitorder="little")), "values": values[values != 0]}
+    if coded:
+        compress = zstandard.ZstdCompressor(level=CODING_LEVEL).compress
+        frames = {name: bytearray(compress(part.numpy())) for name, part in parts.items()}
+        parts = {name: torch.frombuffer(frame, dtype=torch.uint8) for name, frame in frames.items()}
+    return parts | {"scales": scales}
+
+
+def _uncoded(coded: Tensor, dtype: torch.dtype, most: int) -> Tensor:
+    """A vector of at most so many bytes; `_Malformed` where it is not one whole frame of them, before memory is taken."""
+    frame = coded.numpy().tobytes()
+    try:
+        _require(0 <= zstandard.frame_content_size(frame) <= most, "a coded part has another length")
+        whole = zstandard.ZstdDecompressor().decompress(frame, allow_extra_data=False)
+    except zstandard.ZstdError as error:
+        raise _Malformed(f"a coded part cannot be decoded ({error})") from None
+    return torch.frombuffer(bytearray(whole), dtype=dtype) if whole else torch.zeros(0, dtype=dtype)
+
+
 def _decode(parts: Mapping[str, Tensor], shape: torch.Size, format: str) -> Tensor:
     """The dense weight; `_Malformed` where dtypes, counts or indices are not those of one."""
 
@@ -77,7 +124,10 @@ def _decode(parts: Mapping[str, Tensor], shape: torch.Size, format: str) -> Tens
     if format == "dense":
         return parts["values"]
     count = math.prod(shape)
-    values = vector("values", torch.float16 if format == "bitmask_fp16" else torch.float32)
+    if format.endswith("zstd"):
+        parts = {**parts, **{name: _uncoded(vector(name, torch.uint8), dtype, count) for name, dtype in CODED.items()}}
+    dtypes = {"bitmask_fp16": torch.float16} | dict.fromkeys(QUANTISED, torch.int8)
+    values = vector("values", dtypes.get(format, torch.float32))
     if format == "coo":
         kept = vector("indices", torch.int64, len(values))
     elif format == "csr":
@@ -94,7 +144,10 @@ def _decode(parts: Mapping[str, Tensor], shape: torch.Size, format: str) -> Tens
         kept = torch.from_numpy(np.flatnonzero(bits))
     in_order = not len(kept) or (kept[0] >= 0 and kept[-1] < count and (kept.diff() > 0).all())
     _require(in_order, "its indices are out of range or out of order")
-    return torch.zeros(count).index_put_((kept,), values.float()).view(shape)
+    weight = torch.zeros(count).index_put_((kept,), values.float()).view(shape)
+    if format in QUANTISED:
+        weight *= vector("scales", torch.float32, shape[0]).view(-1, *[1] * (len(shape) - 1))
+    return weight
 
 
 def _require_proportion(weights: Mapping[str, Tensor], file_bytes: int) -> None:
@@ -115,13 +168,13 @@ def _described(metadata: Mapping[str, str]) -> models.VGG:
 
 
 def save(network: models.VGG, path: str | Path, format: str) -> int:
-    """Write `network` in one of FORMATS, with its architecture and normalisation; return the bytes on disk.
+    """Write `network` in one of FORMATS or QUANTISED, with its architecture and normalisation; return the bytes on disk.
 
     Raises ValueError, before anything is written, for an unknown format, a network that `load` could not give back (not fp32,
-    or another than it was built, see `models.require_plain`) and weights beyond fp16's range.
+    or another than it was built, see `models.require_plain`), weights beyond fp16's range and, quantised, not finite ones.
     """
-    if format not in FORMATS:
-        raise ValueError(f"unknown format {format!r}; the formats are {', '.join(FORMATS)}")
+    if format not in PARTS:
+        raise ValueError(f"unknown format {format!r}; the formats are {', '.join(PARTS)}")
     models.require_plain(network)
     weights = models.weights(network)
     shapes = json.dumps({name: list(weight.shape) for name, weight in weights.items()})
@@ -148,7 +201,7 @@ def load(path: str | Path) -> models.VGG:
     tensors, metadata = files.load_tensors(path)
     try:
         kind, format = metadata.get("kind"), metadata.get("format", "")
-        _require(kind == FILE_KIND and format in FORMATS, f"it holds {kind!r} as {format!r}, not {FILE_KIND!r} in a known format")
+        _require(kind == FILE_KIND and format in PARTS, f"it holds {kind!r} as {format!r}, not {FILE_KIND!r} in a known format")
         network = _described(metadata)
         weights, state = models.weights(network), network.state_dict()
         shapes = json.dumps({name: list(weight.shape) for name, weight in weights.items()})
@@ -166,6 +219,21 @@ def load(path: str | Path) -> models.VGG:
         raise files.CorruptFile(f"{path}: {error}; delete it to have it made again") from None
     network.load_state_dict(state, assign=True)
     return network
+
+
+def committed(dataset: str, name: str, profile: str = "study") -> models.VGG:
+    """A pruned network that lies with a profile's results, ready to classify: float32 on the CPU, in eval mode.
+
+    `name` is that of its result: "lasso_channels", "layerwise_magnitude-s80.33". Raises FileNotFoundError where it is not
+    kept, naming the nearest that is; files.CorruptFile for a damaged file.
+    """
+    path = settings.kept_path(profile, dataset, name)
+    kinds = {other.stem: models.metadata(other).get("kind") for other in sorted(path.parent.glob("*.safetensors"))}
+    try:
+        settings.choose("network", name, [other for other, kind in kinds.items() if kind in (FILE_KIND, models.FILE_KIND)])
+    except ValueError as error:
+        raise FileNotFoundError(f"{error} (of those in {path.parent}; make study makes more)") from None
+    return models.load(path) if kinds[name] == models.FILE_KIND else load(path)
 
 
 def entropy_bytes(network: nn.Module) -> int:

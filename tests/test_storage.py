@@ -1,16 +1,20 @@
 """Stored networks come back bit for bit, and a damaged or hostile file is one clear error."""
 
+import copy
 import json
 import random
 
 import pytest
 import torch
+import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils import prune
 
 from helpers import files, models, storage
+from helpers import settings as project
+from helpers.pruning import masks
 
 LOSSLESS = [name for name in storage.FORMATS if name != "bitmask_fp16"]
 
@@ -83,16 +87,86 @@ def test_half_precision_values_are_rounded_to_half_and_refused_beyond_its_range(
         storage.save(network, tmp_path / "n", "bitmask_fp16")
 
 
+@settings(max_examples=15, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    sparsity=st.sampled_from([0.0, 0.8, 1.0]),
+    widths=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    format=st.sampled_from(storage.QUANTISED),
+)
+def test_a_quantised_network_is_exactly_its_whole_numbers_times_a_scale_a_filter(
+    tmp_path_factory, seed, sparsity, widths, format
+):
+    network = small(seed, sparsity, [*widths, "M"])
+    with torch.no_grad():
+        network.features[0].weight[0] = 0  # a filter of which nothing is left
+    folder = tmp_path_factory.mktemp("stored")
+    storage.save(network, folder / "once", format)
+    loaded = storage.load(folder / "once")
+    for name, weight in models.weights(network).items():
+        stored = models.weights(loaded)[name]
+        for row, original in zip(stored.flatten(1), weight.flatten(1), strict=True):
+            scale = original.abs().max() / 127
+            whole = (original / scale).round() if scale else torch.zeros_like(original)
+            assert torch.equal(row, whole * scale) and whole.abs().max() <= 127
+            assert not row[original == 0].any()
+        models.weights(network)[name].data.copy_(stored)
+    assert same_bits(network, loaded)  # all that is not quantised kept its bits
+    storage.save(loaded, folder / "twice", format)
+    once, twice = (files.load_tensors(folder / name)[0] for name in ("once", "twice"))
+    assert once.keys() == twice.keys() and all(torch.equal(tensor, twice[name]) for name, tensor in once.items())
+
+
+def test_whole_numbers_from_the_lowest_to_the_highest_are_read(tmp_path):
+    network = small()
+    torch.nn.init.ones_(network.features[0].weight)
+    storage.save(network, tmp_path / "n", "bitmask_int8")
+    tensors, metadata = files.load_tensors(tmp_path / "n")
+    tensors["features.0.weight.values"].copy_(torch.arange(162) % 256 - 128)
+    tensors["features.0.weight.scales"].fill_(0.5)
+    files.save_tensors(tmp_path / "n", tensors, metadata)
+    weight = storage.load(tmp_path / "n").features[0].weight
+    assert torch.equal(weight.flatten(), (torch.arange(162) % 256 - 128) / 2)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_cannot_be_quantised(tmp_path, value):
+    network = small()
+    with torch.no_grad():
+        network.features[0].weight[0, 0, 0, 0] = value
+    with pytest.raises(ValueError, match="finite"):
+        storage.save(network, tmp_path / "n", "bitmask_int8")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("tiny", [1e-45, 2.5e-43, 1e-38])
+def test_weights_near_zero_keep_their_sign_or_vanish(tiny):
+    values, scales = storage.quantise(torch.tensor([[tiny, -tiny, tiny / 2], [0.0, 0.0, 0.0]]))
+    assert values[0, 0] == -values[0, 1] >= values[0, 2] >= 0 and not values[1].any()
+    assert (values * scales.unsqueeze(1))[0].abs().max() <= 1.001 * tiny
+
+
 def test_sizes_are_those_of_the_formats(tmp_path):
     network = small(widths=(32, "M", 64, "M"), hidden=(64,))
     n = sum(w.numel() for w in models.weights(network).values())
     k = sum(int((w != 0).sum()) for w in models.weights(network).values())
     rest = sum(t.nbytes for name, t in network.state_dict().items() if name not in models.weights(network))
-    sizes = {name: storage.save(network, tmp_path / name, name) for name in storage.FORMATS}
+    sizes = {name: storage.save(network, tmp_path / name, name) for name in storage.PARTS}
+    coded = sizes.pop("bitmask_int8_zstd")
     payload = {"dense": 4 * n, "coo": 12 * k, "csr": 8 * k, "bitmask": n / 8 + 4 * k, "bitmask_fp16": n / 8 + 2 * k}
+    payload["bitmask_int8"] = n / 8 + k
     for name, expected in payload.items():
         assert 0 <= sizes[name] - rest - expected < 6000, name  # names, shapes, digest, row starts
-    assert sizes["bitmask_fp16"] < storage.entropy_bytes(network) < sizes["bitmask"] < sizes["csr"] < sizes["coo"]
+    # a mask of 20 % ones takes 0.72 bits a weight; normal values without those near 0 about 7 bits each
+    assert 0.7 * n / 8 + 0.8 * k < coded - rest < sizes["bitmask_int8"] - rest - 0.2 * n / 8
+    assert (
+        sizes["bitmask_int8"]
+        < sizes["bitmask_fp16"]
+        < storage.entropy_bytes(network)
+        < sizes["bitmask"]
+        < sizes["csr"]
+        < sizes["coo"]
+    )
 
 
 def test_the_entropy_of_a_mask_is_the_number_of_its_patterns():
@@ -168,10 +242,10 @@ def test_too_little_left_for_a_format_is_refused_before_anything_is_written(tmp_
 
 
 def test_random_corruptions_are_told_every_time(tmp_path):
-    """Flipped bits, overwritten runs, cut and lengthened files: 500 of them, none accepted, none another error."""
+    """Flipped bits, overwritten runs, cut and lengthened files: 700 of them, none accepted, none another error."""
     random.seed(5)
     path = tmp_path / "n"
-    for format in storage.FORMATS:
+    for format in storage.PARTS:
         storage.save(small(), path, format)
         whole = path.read_bytes()
         for _ in range(100):
@@ -219,6 +293,11 @@ def _architecture(**changes):
     return lambda t, m: m.update(architecture=json.dumps({**json.loads(m["architecture"]), **changes}))
 
 
+def _coded(whole: bytes, known: bool = True) -> torch.Tensor:
+    compressed = zstandard.ZstdCompressor(write_content_size=known).compress(whole)
+    return torch.frombuffer(bytearray(compressed), dtype=torch.uint8)
+
+
 HOSTILE = {
     "a value too many": ("bitmask", _more(f"{W}.values", 1.0)),
     "all bits set": ("bitmask", lambda t, m: t[f"{W}.bits"].fill_(255)),
@@ -228,6 +307,15 @@ HOSTILE = {
     "values in two dimensions": ("bitmask", lambda t, m: t.update({f"{W}.values": t[f"{W}.values"][None]})),
     "double values": ("bitmask", lambda t, m: t.update({f"{W}.values": t[f"{W}.values"].double()})),
     "single values for half": ("bitmask_fp16", lambda t, m: t.update({f"{W}.values": t[f"{W}.values"].float()})),
+    "single values for whole numbers": ("bitmask_int8", lambda t, m: t.update({f"{W}.values": t[f"{W}.values"].float()})),
+    "a scale too few": ("bitmask_int8", lambda t, m: t.update({f"{W}.scales": t[f"{W}.scales"][1:].clone()})),
+    "a code of nothing": ("bitmask_int8_zstd", lambda t, m: t.update({f"{W}.values": torch.zeros(0, dtype=torch.uint8)})),
+    "no code": ("bitmask_int8_zstd", lambda t, m: t[f"{W}.values"].zero_()),
+    "a code cut": ("bitmask_int8_zstd", lambda t, m: t.update({f"{W}.values": t[f"{W}.values"][:-1].clone()})),
+    "a code that goes on": ("bitmask_int8_zstd", _more(f"{W}.values", 0)),
+    "a code of too much": ("bitmask_int8_zstd", lambda t, m: t.update({f"{W}.values": _coded(b"\1" * 10**6)})),
+    "a code of unknown length": ("bitmask_int8_zstd", lambda t, m: t.update({f"{W}.bits": _coded(b"\1" * 21, known=False)})),
+    "a code of too little": ("bitmask_int8_zstd", lambda t, m: t.update({f"{W}.values": _coded(b"\1")})),
     "index out of range": ("coo", _at(f"{W}.indices", -1, 10**15)),
     "negative index": ("coo", _at(f"{W}.indices", 0, -1)),
     "index twice": ("coo", lambda t, m: t[f"{W}.indices"].__setitem__(1, t[f"{W}.indices"][0])),
@@ -292,3 +380,20 @@ def test_a_tiny_file_cannot_ask_for_a_large_network(tmp_path):
 def test_a_missing_file_is_said_to_be_missing(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         storage.load(tmp_path / "nowhere")
+
+
+def test_a_kept_network_is_loaded_by_its_name(own_folders):
+    network = small()
+    path = lambda name: project.kept_path("study", "cifar10", name)  # noqa: E731
+    with pytest.raises(FileNotFoundError, match="cifar10"):
+        storage.committed("cifar10", "lasso_channels")
+    masks.Masks.from_zeros(network).save(path("snip-s80"))
+    with pytest.raises(FileNotFoundError, match="unknown network 'snip-s80'"):  # only its masks are kept
+        storage.committed("cifar10", "snip-s80")
+    models.save(copy.deepcopy(network).bfloat16(), path("lasso_channels"))
+    storage.save(network, path("layerwise_magnitude-s80.33"), "bitmask_int8_zstd")
+    rounded, quantised = (storage.committed("cifar10", name) for name in ("lasso_channels", "layerwise_magnitude-s80.33"))
+    assert same_bits(quantised, storage.load(path("layerwise_magnitude-s80.33")))
+    assert torch.equal(rounded.features[0].weight, network.features[0].weight.bfloat16().float()) and not rounded.training
+    with pytest.raises(FileNotFoundError, match="did you mean 'lasso_channels'"):
+        storage.committed("cifar10", "lasso_chanels")

@@ -1,4 +1,7 @@
-"""The compiled half of sparse execution: `convolution.cpp`, built at first use and cached by what it was built from."""
+"""The compiled half of sparse execution, built at first use and cached by what it was built from.
+
+`convolution.cpp` computes in float32, `quantised.cpp` in whole numbers.
+"""
 
 import ctypes
 import functools
@@ -17,8 +20,10 @@ from torch import Tensor
 from helpers import files, machine, settings
 
 SOURCE = Path(__file__).parent / "convolution.cpp"
+QUANTISED = SOURCE.with_name("quantised.cpp")
 BASE = ("-std=c++17", "-fopenmp", "-fPIC", "-shared")
 FLAGS = (("-O3", "-march=native", "-fno-math-errno"), ("-O3",))  # the second where the compiler refuses the first
+UNCONTRACTED = "-ffp-contract=off"  # whole numbers are rounded as torch rounds them, after each operation
 FUNCTIONS = ("conv_images", "product_images", "conv_positions", "product_single")
 
 
@@ -52,16 +57,17 @@ def _flags() -> list[tuple[str, ...]]:
     return [plain] if limit == "DEFAULT" else [(*native, "-mno-avx512f") if limit == "AVX2" else native, plain]
 
 
-def _build(compiler: list[str], flags: tuple[str, ...]) -> Path:
+def _build(compiler: list[str], flags: tuple[str, ...], source: Path | None = None) -> Path:
     """The library of these flags; compiled where it is missing or damaged, as the SHA-256 in the file beside it tells."""
+    source = source or SOURCE
     version = subprocess.run([*compiler, "--version"], capture_output=True, text=True, check=True).stdout
-    built_from = "\0".join([SOURCE.read_text(), *BASE, *flags, *compiler, version, processor()])
-    library = cache_dir() / f"convolution-{hashlib.sha256(built_from.encode()).hexdigest()[:16]}.so"
+    built_from = "\0".join([source.read_text(), *BASE, *flags, *compiler, version, processor()])
+    library = cache_dir() / f"{source.stem}-{hashlib.sha256(built_from.encode()).hexdigest()[:16]}.so"
     beside = library.with_suffix(".sha256")
     with files.lock(library.with_name("build.lock")):
         if not library.is_file() or not beside.is_file() or beside.read_bytes() != _digest(library):
             with files.atomic(library) as temporary:
-                command = [*compiler, *BASE, *flags, str(SOURCE), "-o", str(temporary)]
+                command = [*compiler, *BASE, *flags, str(source), "-o", str(temporary)]
                 subprocess.run(command, capture_output=True, text=True, check=True)
             with files.atomic(beside) as temporary:
                 temporary.write_bytes(_digest(library))
@@ -73,36 +79,37 @@ def _digest(library: Path) -> bytes:
 
 
 @functools.cache
-def _loaded() -> ctypes.CDLL | str:
+def _loaded(source: Path | None = None) -> ctypes.CDLL | str:
     """The compiled functions, or in one line why there are none; tried once a process, since a failing build takes long."""
     compiler = shlex.split(os.environ.get("CXX") or "c++")
     if shutil.which(compiler[0]) is None:
         return f"sparse kernels need the compiler {compiler[0]}, which is not installed: networks run dense"
     reasons: list[str] = []
     for flags in _flags():
+        flags = (*flags, UNCONTRACTED) if source == QUANTISED else flags
         try:
-            opened = ctypes.CDLL(str(_build(compiler, flags)))
+            opened = ctypes.CDLL(str(_build(compiler, flags, source)))
         except (OSError, RuntimeError, subprocess.SubprocessError) as error:
             lines = [line for line in (getattr(error, "stderr", None) or "").splitlines() if "error" in line]
             reasons.append((lines or str(error).splitlines())[0])
             continue
         for name in FUNCTIONS:
             getattr(opened, name).argtypes = [*[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2]
-        for name in ("to_images", "from_images"):
+        for name in ("to_images", "from_images") if source is None else ():
             getattr(opened, name).argtypes = [*[ctypes.c_void_p] * 2, *[ctypes.c_int64] * 4]
         return opened
     return f"sparse kernels could not be built ({reasons[0][:200]}): networks run dense"
 
 
-def available() -> str | None:
+def available(source: Path | None = None) -> str | None:
     """None when networks run sparsely, else one line that says why not. Builds the kernels at the first call."""
-    loaded = _loaded()
+    loaded = _loaded(source)
     return loaded if isinstance(loaded, str) else None
 
 
-def load() -> ctypes.CDLL:
+def load(source: Path | None = None) -> ctypes.CDLL:
     """The compiled functions; RuntimeError with the reason where there are none."""
-    loaded = _loaded()
+    loaded = _loaded(source)
     if isinstance(loaded, str):
         raise RuntimeError(loaded)
     return loaded

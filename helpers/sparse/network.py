@@ -90,7 +90,7 @@ def _runs(layer: nn.Conv2d) -> bool:
     return square and plain and layer.stride[0] <= 2 and (layer.kernel_size[0] - 1) // layer.stride[0] in layers.REACHES
 
 
-def _sized(ops: Sequence[Operation], shape: Sequence[int]) -> Iterator[tuple[Operation, tuple[int, int, int]]]:
+def sized(ops: Sequence[Operation], shape: Sequence[int]) -> Iterator[tuple[Operation, tuple[int, int, int]]]:
     """Each operation with the (channels, height, width) that it sees in a network of (C, H, W) images."""
     x = torch.zeros(1, *shape)
     for op in ops:
@@ -134,7 +134,7 @@ class SparseNetwork:
         enter, leave = CONVERSIONS[layout]
         steps: list[Step] = []
         kind = "dense"
-        for op, size in _sized(self._ops, shape):
+        for op, size in sized(self._ops, shape):
             before, kind = kind, self.plan[layout][op.name]
             steps += [] if kind == before else [enter if kind == "sparse" else leave]
             steps.append(SPARSE_STEP[layout](op, *size) if kind == "sparse" else layers.dense_step(op))
@@ -171,7 +171,7 @@ def _measured(ops: Sequence[Operation], shape: Sequence[int]) -> Plan:
         except (FileNotFoundError, files.CorruptFile):
             faster = {}
         before = len(faster)
-        for op, size in _sized(ops, shape):
+        for op, size in sized(ops, shape):
             bucket = -(-int(op.weight.count_nonzero()) * BUCKETS // op.weight.numel())  # the next twentieth above
             of = f"{[*op.weight.shape]} on {size}, {op.stride, op.padding, op.relu, op.pool}, density {bucket}/{BUCKETS}"
             for layout in plan:

@@ -1,0 +1,121 @@
+"""What one would do instead of pruning: the dense network in the engines a practitioner would pick, against zeros skipped.
+
+All networks and engines take turns, each in a process of its own (see `helpers.engines`), on the same images. Four groups of
+lines a batch size, where more than 1 is faster than the alternative:
+
+    layer-wise zeros skipped     against the dense network in every engine
+    uniform zeros skipped        against the fastest engine in float32, and the fastest in int8 that keeps its accuracy
+    fewer channels               in every engine, against the dense network in the same one
+
+Top-1 is that of all test images on this processor, where CIFAR-10 and trained weights are at hand. An engine that is not
+installed has one line that says so.
+"""
+
+import argparse
+import contextlib
+import time
+from collections.abc import Mapping
+
+import torch
+
+from bench.sparse_inference import pruned, scanned, trained
+from bench.structured_inference import fewer_channels
+from helpers import data, engines, machine, models, storage
+from helpers.engines import Engine
+from helpers.measurement import Latency
+
+GOALS = {128: 2.2, 1: 2.0}  # layer-wise zeros skipped, against the fastest dense float32
+SKIPPED = "zeros skipped fp32"
+DENSE = [name for name in engines.ENGINES if name != SKIPPED]
+LAYERWISE, UNIFORM = "layer-wise 80.33 %", {"uniform 80 %": 0.8, "uniform 90 %": 0.9}
+SMALL = "fewer channels"
+
+
+def small_network() -> models.VGG | None:
+    """The study's network with fewer channels, or a random one of its widths; None without that result."""
+    with contextlib.suppress(FileNotFoundError):
+        return storage.committed("cifar10", "lasso_channels")
+    return fewer_channels()
+
+
+def contenders(quick: bool) -> dict[tuple[str, str], models.VGG]:
+    """(what, engine) → the network."""
+    found: dict[tuple[str, str], models.VGG] = {("dense", engine): trained()[0] for engine in DENSE}
+    if scanned() is not None:
+        found[LAYERWISE, SKIPPED] = pruned("layerwise", 0.8033)[0]
+    found |= {(what, SKIPPED): pruned("uniform", sparsity)[0] for what, sparsity in UNIFORM.items()}
+    small = None if quick else small_network()
+    return found | ({(SMALL, engine): small for engine in DENSE} if small else {})
+
+
+def images() -> tuple[data.Splits | None, data.Split]:
+    """CIFAR-10 where it is at hand, and images to calibrate with: its training images, else random ones."""
+    if data.at_hand("cifar10"):
+        splits = data.load("cifar10", torch.device("cpu"))
+        return splits, splits.train
+    drawn = torch.randint(0, 256, (engines.CALIBRATION_IMAGES, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    return None, data.Split(drawn.to(torch.uint8), torch.zeros(len(drawn), dtype=torch.long))
+
+
+def run(quick: bool = False) -> list[dict]:
+    """Rows with name, ours_ms, theirs_ms, ratio, goal (None where none is set) and note."""
+    splits, calibrating = images()
+    test = splits.test if splits and not quick and trained()[1] == "trained weights" else None
+    rows, notes, running = [], {}, {}
+    with contextlib.ExitStack() as stack:
+        for (what, name), network in contenders(quick).items():
+            begun = time.perf_counter()
+            try:
+                ranges = engines.calibration(calibrating, network, 64 if quick else engines.CALIBRATION_IMAGES)
+                engine = stack.enter_context(Engine(name, network, ranges))
+            except engines.Unavailable as reason:
+                rows += [empty(f"{name}", str(reason))] if what == "dense" else []
+                continue
+            running[what, name] = engine
+            notes[what, name] = [f"built in {time.perf_counter() - begun:.0f} s"]
+            notes[what, name] += [f"file {engine.size_mib:.1f} MiB"] if engine.size_mib else []
+            if test is not None and what == "dense":
+                notes[what, name].append(f"top-1 {engines.top1_pct(engine, test, network.normalization):.2f} %")
+            notes[what, name] += ["products may saturate here"] if engines.saturates(name) else []
+        for batch in (1, 128):
+            shown = data.normalize(calibrating.images[:batch], trained()[0].normalization)
+            times = engines.latency(running, shown, min_seconds=0.5 if quick else 4.0)
+            rows += lines(times, notes, batch)
+    return rows
+
+
+def empty(name: str, note: str) -> dict:
+    return {"name": name, "ours_ms": None, "theirs_ms": None, "ratio": None, "goal": None, "note": note}
+
+
+def lines(times: Mapping[tuple[str, str], Latency], notes: Mapping[tuple[str, str], list[str]], batch: int) -> list[dict]:
+    """The rows of one batch size, from what was timed in one run."""
+    where = f"{torch.get_num_threads()} threads, {machine.processor()}"
+
+    def line(ours: tuple[str, str], theirs: tuple[str, str], goal: float | None = None) -> dict:
+        mine, other = times[ours], times[theirs]
+        counted = f"p90 {mine.p90_ms:.1f} against {other.p90_ms:.1f} ms, {mine.runs} and {other.runs} calls"
+        both = {"ours_ms": mine.median_ms, "theirs_ms": other.median_ms, "ratio": other.median_ms / mine.median_ms, "goal": goal}
+        how = ours[1] if ours[1] != SKIPPED else "zeros skipped"
+        name = f"{ours[0]} in {how}, batch {batch}, against {theirs[0]} in {theirs[1]}"
+        return {"name": name, **both, "note": "; ".join([*notes[theirs], counted, where])}
+
+    def fastest(kind: str) -> tuple[str, str] | None:
+        found = [key for key in times if key[0] == "dense" and kind in key[1] and not engines.saturates(key[1])]
+        return min(found, key=lambda key: times[key].median_ms, default=None)
+
+    strongest, dense = fastest("fp32"), [key for key in times if key[0] == "dense"]
+    rows = []
+    if (LAYERWISE, SKIPPED) in times:
+        rows += [line((LAYERWISE, SKIPPED), key, GOALS[batch] if key == strongest else None) for key in dense]
+    for what in UNIFORM:
+        rows += [line((what, SKIPPED), key) for key in (strongest, fastest("int8")) if key is not None]
+    return rows + [line((SMALL, key[1]), key) for key in dense if (SMALL, key[1]) in times]
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--quick", action="store_true", help="without the network of fewer channels and without top-1")
+    for row in run(parser.parse_args().quick):
+        times = f"{row['ours_ms']:8.2f} {row['theirs_ms']:8.2f} {row['ratio']:5.2f}x" if row["ratio"] else ""
+        print(f"{row['name']:84} {times}  {row['note']}")
