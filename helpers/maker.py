@@ -123,7 +123,7 @@ class Maker:
             path, dtype = settings.scan_path(at[0], f"{at[1]}.json"), machine.dtype()
             return sensitivity.scan(network, images, sparsities=how.sparsities, undecided=how.undecided, path=path, dtype=dtype)
 
-    def errors(self, network: VGG, samples: regression.Samples) -> dict[str, errors.Curve]:
+    def weight_errors(self, network: VGG, samples: regression.Samples) -> dict[str, errors.Curve]:
         """What pruning each layer alone costs its output once it is solved again; measured once a data set."""
         at = self.experiment.profile, self.experiment.dataset
         path = settings.scan_path(at[0], f"{at[1]}-errors.json")
@@ -136,16 +136,15 @@ class Maker:
                 files.save_json(path, stored)
             return {name: errors.Curve(**curve) for name, curve in stored["curves"].items()}
 
-    def widths(self, network: VGG) -> widths.Widths:
+    def narrowed(self, network: VGG, how: experiments.Channels) -> widths.Widths:
         """The widths for the experiment's budget of MACs: the same for every method at one budget."""
-        how = self.experiment.prune
         budget = int(widths.macs_with_batch_norm(network) * how.macs_share)
-        errors = self._error_curves(network) if how.rule == "marginal" else None
-        return widths.for_budget(network, budget, rule=how.rule, multiple=how.multiple, errors=errors)
+        curves = self._channel_errors(network, how) if how.rule == "marginal" else None
+        return widths.for_budget(network, budget, rule=how.rule, multiple=how.multiple, errors=curves)
 
-    def _error_curves(self, network: VGG) -> dict[str, torch.Tensor]:
+    def _channel_errors(self, network: VGG, how: experiments.Channels) -> dict[str, torch.Tensor]:
         """Reconstruction error by channels kept, a layer at a time, from training images; made once a data set."""
-        at, how = (self.experiment.profile, self.experiment.dataset), self.experiment.prune
+        at = self.experiment.profile, self.experiment.dataset
         path = settings.scan_path(at[0], f"{at[1]}-channels.safetensors")
         samples = regression.Samples(how.images, how.positions, seed=settings.PROFILES[at[0]].seeds[0])
         made_with = {"made_with": json.dumps([asdict(samples), files.digest_of(network.state_dict())])}

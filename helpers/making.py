@@ -4,12 +4,14 @@ Each kind of pruning in `experiments` has one function here; to add a kind is to
 """
 
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 
-from helpers import experiments, files, machine, models, plan, pretrained, settings, training
-from helpers.experiments import Experiment, New, Trained
+from helpers import files, machine, models, plan, pretrained, settings, training
+from helpers.experiments import Channels, Experiment, Magnitude, New, Repair, Saliency, Stages, Trained
 from helpers.maker import Maker
 from helpers.models import VGG
 from helpers.pruning import allocation, channels, comparison, energy, errors, masks, regression, repair, schedule, scores
@@ -31,7 +33,7 @@ class Made:
 
 def make(experiment: Experiment) -> Made:
     """Make an experiment's network; an interrupted training goes on from its last checkpoint."""
-    return _MAKERS[type(experiment.prune)](Maker(experiment))
+    return _MAKERS[type(experiment.prune)](Maker(experiment), experiment.prune)
 
 
 def dense_network(profile: settings.Profile, dataset: str) -> VGG:
@@ -42,9 +44,11 @@ def dense_network(profile: settings.Profile, dataset: str) -> VGG:
 
 def scoring(experiment: Experiment) -> tuple[VGG, torch.Tensor, torch.Tensor]:
     """The new network that a saliency experiment starts from, and the normalised images and labels it is scored on."""
-    maker = Maker(experiment)
-    network = maker.new(experiment.start)
-    return network, *maker.scoring_batch(network, experiment.prune.per_class)
+    maker, start, how = Maker(experiment), experiment.start, experiment.prune
+    if not isinstance(start, New) or not isinstance(how, Saliency | Stages):
+        raise TypeError(f"{experiment.name} scores no new network")
+    network = maker.new(start)
+    return network, *maker.scoring_batch(network, how.per_class)
 
 
 # One function a kind of pruning -------------------------------------------------------------------------------------
@@ -59,7 +63,7 @@ def _fit_masked(maker: Maker, made: Made, chosen: Masks) -> Made:
     return made
 
 
-def _unpruned(maker: Maker) -> Made:
+def _unpruned(maker: Maker, _: None) -> Made:
     """The dense network: trained from nothing, as it is, or trained on."""
     wanted = maker.experiment
     if isinstance(wanted.start, New):
@@ -78,8 +82,8 @@ def _unpruned(maker: Maker) -> Made:
     return made
 
 
-def _magnitude(maker: Maker) -> Made:
-    how, network = maker.experiment.prune, maker.dense()
+def _magnitude(maker: Maker, how: Magnitude) -> Made:
+    network = maker.dense()
     details = maker.details
     if how.allocation == "layerwise":
         curves = maker.scan(network, how.scan)
@@ -97,11 +101,11 @@ def _magnitude(maker: Maker) -> Made:
     return _fit_masked(maker, made, chosen) if maker.experiment.recipe else made
 
 
-def _repaired(maker: Maker) -> Made:
-    wanted, how, network = maker.experiment, maker.experiment.prune, maker.dense()
+def _repaired(maker: Maker, how: Repair) -> Made:
+    wanted, network = maker.experiment, maker.dense()
     images, samples = maker.splits.train.images, regression.Samples(how.images, how.positions, seed=wanted.seed)
     begun = time.perf_counter()
-    kept, untrained = _counts(maker, network), None
+    kept, untrained = _counts(maker, how, network), None
     if how.choice == "together":
         settled = {"ridge": how.ridge, "rho": how.rho, "rounds": how.rounds}
         repaired, chosen = repair.together(network, kept, images, samples=samples, **settled)
@@ -118,22 +122,22 @@ def _repaired(maker: Maker) -> Made:
     return Made(repaired, chosen, untrained, weights=maker.weights_name, details=maker.details)
 
 
-def _counts(maker: Maker, network: VGG) -> dict[str, int]:
+def _counts(maker: Maker, how: Repair, network: VGG) -> dict[str, int]:
     """Weight name → weights that stay, by a repair's allocation."""
-    how, images = maker.experiment.prune, maker.splits.train.images
+    images = maker.splits.train.images
     samples = regression.Samples(min(how.images, errors.SAMPLES.images), how.positions, seed=maker.experiment.seed)
     if how.allocation == "layerwise":
         return dict(allocation.allocate(network, maker.scan(network, how.scan), how.sparsity).kept)
     if how.allocation == "curves":
-        return errors.allocate(network, maker.errors(network, samples), how.sparsity, alpha=how.alpha)
+        return errors.allocate(network, maker.weight_errors(network, samples), how.sparsity, alpha=how.alpha)
     if how.allocation == "energy":
         return energy.allocate(network, energy.moments(network, samples.choose(images)), how.sparsity, alpha=how.alpha)
     whole = {"global": masks.global_magnitude, "uniform": masks.uniform}[how.allocation](network, how.sparsity)
     return {name: int(mask.sum()) for name, mask in whole.items()}
 
 
-def _saliency(maker: Maker) -> Made:
-    wanted, how = maker.experiment, maker.experiment.prune
+def _saliency(maker: Maker, how: Saliency) -> Made:
+    wanted = maker.experiment
     network = maker.new(wanted.start)
     images, labels = maker.scoring_batch(network, how.per_class)
     start = time.perf_counter()
@@ -162,8 +166,8 @@ def _saliency(maker: Maker) -> Made:
     )
 
 
-def _stages(maker: Maker) -> Made:
-    wanted, how, network = maker.experiment, maker.experiment.prune, maker.new(maker.experiment.start)
+def _stages(maker: Maker, how: Stages) -> Made:
+    wanted, network = maker.experiment, maker.new(maker.experiment.start)
     stages = schedule.stages(wanted.recipe.epochs, how.sparsity, count=how.count)
     hook = schedule.IterativeHook(
         network,
@@ -181,9 +185,9 @@ def _stages(maker: Maker) -> Made:
     return Made(network, hook.masks, trained=trained, weights=f"initialised, seed {wanted.start.seed}", details=details)
 
 
-def _channels(maker: Maker) -> Made:
-    wanted, how, network = maker.experiment, maker.experiment.prune, maker.dense()
-    chosen, dense_params = maker.widths(network), sum(p.numel() for p in network.parameters())
+def _channels(maker: Maker, how: Channels) -> Made:
+    wanted, network = maker.experiment, maker.dense()
+    chosen, dense_params = maker.narrowed(network, how), sum(p.numel() for p in network.parameters())
     if how.retrain is not None:
         small = maker.new(how.retrain, chosen)
         made = Made(small, weights=f"initialised, seed {how.retrain.seed}", dense_params=dense_params)
@@ -208,11 +212,11 @@ def _channels(maker: Maker) -> Made:
     return made
 
 
-_MAKERS = {
+_MAKERS: dict[type, Callable[[Maker, Any], Made]] = {
     type(None): _unpruned,
-    experiments.Magnitude: _magnitude,
-    experiments.Repair: _repaired,
-    experiments.Saliency: _saliency,
-    experiments.Stages: _stages,
-    experiments.Channels: _channels,
+    Magnitude: _magnitude,
+    Repair: _repaired,
+    Saliency: _saliency,
+    Stages: _stages,
+    Channels: _channels,
 }

@@ -4,12 +4,12 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 
-from helpers import engines, experiments, models, results, settings, storage
+from helpers import engines, models, plan, results, settings, storage
 from helpers.pruning import masks
 from helpers.report import here
 
 STUDY = settings.PROFILES["study"]
-RESULTS = {e.method: e for e in reversed(experiments.plan(STUDY)) if e.dataset == "cifar10" and e.label == "" and e.seed == 0}
+RESULTS = {e.method: e for e in reversed(plan.experiments(STUDY)) if e.dataset == "cifar10" and e.label == "" and e.seed == 0}
 
 
 class Instant(engines.Engine):

@@ -461,11 +461,11 @@ def test_a_damaged_dense_network_is_told_and_trained_again(own_folders, monkeypa
 
 def test_damaged_error_curves_are_told_and_measured_again(folder, own_folders, monkeypatch, capsys):
     at_home(monkeypatch, folder)
-    maker.Maker(MAIN["lasso"]).widths(making.dense_network(PROFILE, "digits"))
+    maker.Maker(MAIN["lasso"]).narrowed(making.dense_network(PROFILE, "digits"), MAIN["lasso"].prune)
     path = settings.scan_path("demo", "digits-channels.safetensors")
     curves, _ = files.load_tensors(path)
     path.write_bytes(path.read_bytes()[:-5])
-    maker.Maker(MAIN["lasso"]).widths(making.dense_network(PROFILE, "digits"))
+    maker.Maker(MAIN["lasso"]).narrowed(making.dense_network(PROFILE, "digits"), MAIN["lasso"].prune)
     assert path.name in capsys.readouterr().err
     assert files.digest_of(files.load_tensors(path)[0]) == files.digest_of(curves)
 

@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 from markupsafe import Markup
 
-from helpers import engines, experiments, files, machine, models, progress, results, settings, storage
+from helpers import engines, files, machine, models, plan, progress, results, settings, storage
 from helpers.experiments import Experiment
 from helpers.pruning import masks
 from helpers.report import look, pages, tables
@@ -54,7 +54,7 @@ def timed(seconds: float) -> tuple[pd.DataFrame, list[str]]:
     ValueError where the study's results are missing. Engines whose products would saturate here are left out: one would not
     use them.
     """
-    planned = experiments.plan(settings.PROFILES[STUDY])
+    planned = plan.experiments(settings.PROFILES[STUDY])
     main = {e.method: e for e in reversed(planned) if (e.dataset, e.label, e.seed) == (DATASET, "", 0) and e.method in METHODS}
     found = {method: result for method in METHODS if method in main and (result := results.load(main[method]))}
     if not found:
@@ -87,11 +87,10 @@ def timed(seconds: float) -> tuple[pd.DataFrame, list[str]]:
 
 def page(frame: pd.DataFrame, missing: Sequence[str], out: Path) -> str:
     """The whole file."""
-    study = provenance(STUDY)
+    study = provenance(results.frame(settings.PROFILES[STUDY]), STUDY)
     here = f"{machine.processor()}, {torch.get_num_threads()} threads"
     note = f"Here: {here}. In the study: {study['provenance']['Results measured on']}. " + html.escape(" ".join(missing))
-    best = {(HERE, column): "min" for column in COLUMNS}
-    table = tables.table(frame, caption="VGG16-BN on CIFAR-10.", note=note, headings={"software": "Software"}, highlight=best)
+    table = tables.table(frame, caption="VGG16-BN on CIFAR-10.", note=note)
     words = Markup(
         '<h1>On this machine</h1><p class="lede">The study\'s networks timed here, each software in a process of its own, in '
         "turns. Compare lines of one machine. The study ran PyTorch with batch norms as they are.</p>"
