@@ -256,7 +256,8 @@ def test_of_two_data_sets_the_one_at_hand_is_made_to_its_end(noted, monkeypatch,
 def test_the_demo_makes_what_a_topic_lacks_and_shows_everything(noted):
     results.save(planned("snip-s80"), {"correct": {"images": 0, "bits": ""}, "top1_pct": 50.0})
     frame = study.frame("channels", tiny.PROFILE)
-    assert noted["computed"] == plan.experiments(tiny.PROFILE, "channels")
+    dense, channels = (plan.experiments(tiny.PROFILE, topic) for topic in ("baseline", "channels"))
+    assert noted["computed"] == [*dense, *channels]
     assert frame.method.tolist() == ["snip"] and tuple(frame.columns) == results.COLUMNS
 
 
