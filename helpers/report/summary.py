@@ -11,7 +11,7 @@ from helpers.report import evidence, look
 from helpers.report.tables import HEADINGS, number_text
 
 COLUMNS = ["seeds", "sparsity_pct", "size_mib", "effective_macs", "time_batch128_ms", "epochs", "top1_pct"]
-SHORT = ("dense_finetuned", "layerwise_magnitude", "lasso_channels")
+SHORT = ("dense_finetuned", "layerwise_magnitude", "repaired", "lasso_channels")
 MARKED = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.DOTALL)
 INTRODUCTION = """# All results of the study
 
@@ -33,10 +33,11 @@ def short_table(networks: pd.DataFrame) -> str:
     """File, speed and top-1 of three networks on every data set."""
     main, lines = networks[networks["label"] == ""].set_index(["dataset", "method"]), []
     for dataset in networks["dataset"].unique():
-        for method in SHORT:
+        for method in (name for name in SHORT if (dataset, name) in main.index):
             own, dense = main.loc[(dataset, method)], main.loc[(dataset, "dense")]
             faster = dense["time_batch128_ms"] / own["time_batch128_ms"]
-            numbers = [f"{own['size_mib']:.1f} MiB", f"{faster:.1f}×", f"{own['top1_pct']:.2f} %"]
+            speed = "–" if pd.isna(faster) else f"{faster:.1f}×"
+            numbers = [f"{own['size_mib']:.1f} MiB", speed, f"{own['top1_pct']:.2f} %"]
             lines.append([look.dataset(dataset), look.name(method), *numbers])
     return _table(["data set", "network", "file", "CPU speed¹", "top-1"], lines)
 
