@@ -52,7 +52,7 @@ def test_a_handful_of_networks_stands_in_the_short_table():
     made = evidence.networks(synthetic.frame())
     made["stop"] = [evidence.called(line) for _, line in made.iterrows()]
     shown = index.short_table(made).data
-    assert list(shown.index) == [look.name(method) for method in index.LINES]
+    assert list(shown.index) == [look.name(method) for method in index.LINES if method in set(made.method)]
     assert shown.loc["fine-tuned dense", ("cifar100", "time_batch128_ms")] == 1000
 
 
