@@ -1,10 +1,11 @@
 """What one would do instead of pruning: the dense network in the engines a practitioner would pick, against zeros skipped.
 
-All networks and engines take turns, each in a process of its own (see `helpers.engines`), on the same images. Four groups of
+All networks and engines take turns, each in a process of its own (see `helpers.engines`), on the same images. Groups of
 lines a batch size, where more than 1 is faster than the alternative:
 
     layer-wise zeros skipped     against the dense network in every engine
-    uniform zeros skipped        against the fastest engine in float32, and the fastest in int8 that keeps its accuracy
+    uniform zeros skipped        against the fastest engine in float32, and the fastest in int8 whose products do not saturate
+    blocks of zeros, in int8     against the fastest in int8
     fewer channels               in every engine, against the dense network in the same one
 
 Top-1 is that of all test images on this processor, where CIFAR-10 and trained weights are at hand. An engine that is not
@@ -18,16 +19,20 @@ from collections.abc import Mapping
 
 import torch
 
+from bench.int8_inference import in_blocks
 from bench.sparse_inference import pruned, scanned, trained
 from bench.structured_inference import fewer_channels
 from helpers import data, engines, machine, models, storage
 from helpers.engines import Engine
 from helpers.measurement import Latency
 
-GOALS = {128: 2.2, 1: 2.0}  # layer-wise zeros skipped, against the fastest dense float32
-SKIPPED = "zeros skipped fp32"
-DENSE = [name for name in engines.ENGINES if name != SKIPPED]
+SKIPPED, WHOLE = "zeros skipped fp32", "zeros skipped int8"
+DENSE = [name for name in engines.ENGINES if name not in (SKIPPED, WHOLE)]
 LAYERWISE, UNIFORM = "layer-wise 80.33 %", {"uniform 80 %": 0.8, "uniform 90 %": 0.9}
+BLOCKS = {"80 % of blocks": 0.8, "90 % of blocks": 0.9}
+GOALS = {(LAYERWISE, 128): 2.2, (LAYERWISE, 1): 2.0}  # against the fastest dense float32
+GOALS |= {("80 % of blocks", 128): 2.3, ("90 % of blocks", 128): 4.0}  # against the fastest dense int8
+GOALS |= {(what, 1): 1.5 for what in BLOCKS}
 SMALL = "fewer channels"
 
 
@@ -44,6 +49,7 @@ def contenders(quick: bool) -> dict[tuple[str, str], models.VGG]:
     if scanned() is not None:
         found[LAYERWISE, SKIPPED] = pruned("layerwise", 0.8033)[0]
     found |= {(what, SKIPPED): pruned("uniform", sparsity)[0] for what, sparsity in UNIFORM.items()}
+    found |= {(what, WHOLE): in_blocks(sparsity) for what, sparsity in BLOCKS.items()}
     small = None if quick else small_network()
     return found | ({(SMALL, engine): small for engine in DENSE} if small else {})
 
@@ -92,24 +98,26 @@ def lines(times: Mapping[tuple[str, str], Latency], notes: Mapping[tuple[str, st
     """The rows of one batch size, from what was timed in one run."""
     where = f"{torch.get_num_threads()} threads, {machine.processor()}"
 
-    def line(ours: tuple[str, str], theirs: tuple[str, str], goal: float | None = None) -> dict:
+    def line(ours: tuple[str, str], theirs: tuple[str, str], judged: bool = False) -> dict:
         mine, other = times[ours], times[theirs]
         counted = f"p90 {mine.p90_ms:.1f} against {other.p90_ms:.1f} ms, {mine.runs} and {other.runs} calls"
-        both = {"ours_ms": mine.median_ms, "theirs_ms": other.median_ms, "ratio": other.median_ms / mine.median_ms, "goal": goal}
-        how = ours[1] if ours[1] != SKIPPED else "zeros skipped"
-        name = f"{ours[0]} in {how}, batch {batch}, against {theirs[0]} in {theirs[1]}"
+        both = {"ours_ms": mine.median_ms, "theirs_ms": other.median_ms, "ratio": other.median_ms / mine.median_ms}
+        both["goal"] = GOALS.get((ours[0], batch)) if judged else None
+        name = f"{ours[0]} in {ours[1]}, batch {batch}, against {theirs[0]} in {theirs[1]}"
         return {"name": name, **both, "note": "; ".join([*notes[theirs], counted, where])}
 
     def fastest(kind: str) -> tuple[str, str] | None:
         found = [key for key in times if key[0] == "dense" and kind in key[1] and not engines.saturates(key[1])]
         return min(found, key=lambda key: times[key].median_ms, default=None)
 
-    strongest, dense = fastest("fp32"), [key for key in times if key[0] == "dense"]
+    strongest, whole, dense = fastest("fp32"), fastest("int8"), [key for key in times if key[0] == "dense"]
     rows = []
     if (LAYERWISE, SKIPPED) in times:
-        rows += [line((LAYERWISE, SKIPPED), key, GOALS[batch] if key == strongest else None) for key in dense]
+        rows += [line((LAYERWISE, SKIPPED), key, key == strongest) for key in dense]
     for what in UNIFORM:
-        rows += [line((what, SKIPPED), key) for key in (strongest, fastest("int8")) if key is not None]
+        rows += [line((what, SKIPPED), key) for key in (strongest, whole) if key is not None]
+    if whole is not None:
+        rows += [line((what, WHOLE), whole, True) for what in BLOCKS if (what, WHOLE) in times]
     return rows + [line((SMALL, key[1]), key) for key in dense if (SMALL, key[1]) in times]
 
 

@@ -27,8 +27,8 @@ from helpers.report.build import provenance
 
 STUDY, DATASET = "study", "cifar10"
 SKIPPED = "zeros skipped fp32"
-DENSE = tuple(name for name in engines.ENGINES if name != SKIPPED)
-METHODS = {"dense": DENSE, "layerwise_magnitude": (SKIPPED,), "uniform_magnitude": (SKIPPED,)}
+DENSE = tuple(name for name in engines.ENGINES if not name.startswith("zeros skipped"))
+METHODS = {"dense": DENSE, "layerwise_magnitude": (SKIPPED, "zeros skipped int8"), "uniform_magnitude": (SKIPPED,)}
 METHODS["lasso_channels"] = tuple(name for name in DENSE if not name.startswith("ONNX"))
 MEASURED = {"PyTorch fp32": ("folded_", ""), SKIPPED: ("sparse_",)}  # what the study timed as well: prefixes of its columns
 COLUMNS = {"time_ms": ("latency_ms", 1), "time_batch128_ms": ("latency_batch128_ms", 128)}
