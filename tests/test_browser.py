@@ -90,11 +90,12 @@ def test_pages_fit_their_screen(paths, open_page, size):
     ids=["1280, light", "390, dark"],
 )
 def test_axe_finds_nothing(paths, open_page, size, scheme, options):
-    for path in paths:
+    for path in paths if scheme == "light" else paths[-2:]:  # the dark colours are the same on all pages
         page = open_page(path, size, color_scheme=scheme)
+        if path is not paths[0]:  # code looks alike on all pages, and is most of what axe would read
+            page.evaluate("document.querySelectorAll('details.code').forEach(code => code.remove())")
         page.evaluate("document.querySelectorAll('details').forEach(part => { part.open = true; })")
-        left_out = [[FOREIGN], *([[".highlight"]] if path is not paths[0] else [])]  # code looks alike on all pages
-        found = axe.Axe().run(page, context={"exclude": left_out}, options=options).response["violations"]
+        found = axe.Axe().run(page, context={"exclude": [[FOREIGN]]}, options=options).response["violations"]
         told = [(violation["id"], [node["html"][:120] for node in violation["nodes"][:3]]) for violation in found]
         assert not told, f"{path}: {told}"
 

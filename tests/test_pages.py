@@ -161,3 +161,9 @@ def test_the_first_page_answers_and_explores(pages):
         assert soup.select_one(".everything").has_attr("open") and soup.select_one("#explorer").has_attr(
             "hidden"
         )  # without a script
+
+
+def test_the_committed_figures_are_those_of_the_committed_pages():
+    pages = (BeautifulSoup(path.read_text(), "html.parser") for path in (settings.ROOT / "reports").glob("*.html"))
+    shown = {figure["id"].removeprefix("figure-") for page in pages for figure in page.select("figure.plot")}
+    assert {path.stem for path in (settings.ROOT / "figures").glob("*.png")} == shown

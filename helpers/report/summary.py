@@ -8,7 +8,7 @@ import pandas as pd
 
 from helpers import settings
 from helpers.report import evidence, look
-from helpers.report.tables import HEADINGS, number_text
+from helpers.report.tables import HEADINGS
 
 COLUMNS = ["seeds", "sparsity_pct", "size_mib", "effective_macs", "time_batch128_ms", "epochs", "top1_pct"]
 SHORT = ("dense_finetuned", "layerwise_magnitude", "repaired", "lasso_channels")
@@ -46,15 +46,10 @@ def long_table(networks: pd.DataFrame) -> str:
     """Every network, a line each."""
     heads = [f"{HEADINGS[column].title} {HEADINGS[column].unit}".strip() for column in COLUMNS]
     lines = [
-        [look.dataset(line["dataset"]), evidence.called(line), *(_text(line[column], column) for column in COLUMNS)]
+        [look.dataset(line["dataset"]), evidence.called(line), *(HEADINGS[column].text(line[column]) for column in COLUMNS)]
         for _, line in networks.iterrows()
     ]
     return _table(["Data set", "Network", *heads], lines)
-
-
-def _text(value: float, column: str) -> str:
-    heading = HEADINGS[column]
-    return "–" if pd.isna(value) else number_text(value / (1e6 if heading.unit == "M" else 1), heading.digits or 0)
 
 
 def _table(heads: list[str], lines: Iterable[list[str]]) -> str:

@@ -28,6 +28,15 @@ class Heading(NamedTuple):
     digits: int | None = None
     noun: str = ""  # in a sentence
 
+    @property
+    def scale(self) -> float:
+        """What a stored value is multiplied by to be shown."""
+        return 1e-6 if self.unit == "M" else 1.0
+
+    def text(self, value: float) -> str:
+        """A value of the column as it is shown, a dash where there is none."""
+        return "–" if pd.isna(value) else number_text(value * self.scale, self.digits or 0)
+
 
 HEADINGS = {
     line["column"]: Heading(line["title"], line["unit"], int(line["digits"]), line["noun"])
@@ -193,10 +202,10 @@ def _headed_html(heading: Heading) -> str:
 
 def _writer(heading: Heading, values: Iterable) -> Callable[[object], str]:
     """How a column's values become text: numbers with its digits, names with their dot."""
-    whole = all(float(value).is_integer() for value in values if isinstance(value, Real) and pd.notna(value))
-    places = (0 if whole else 2) if heading.digits is None else heading.digits
-    scale = 1e-6 if heading.unit == "M" else 1
-    return lambda value: number_text(float(value) * scale, places) if isinstance(value, Real) else _label(value)
+    if heading.digits is None:
+        whole = all(float(value).is_integer() for value in values if isinstance(value, Real) and pd.notna(value))
+        heading = heading._replace(digits=0 if whole else 2)
+    return lambda value: heading.text(float(value)) if isinstance(value, Real) else _label(value)
 
 
 def _label(value: object) -> str:

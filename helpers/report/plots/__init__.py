@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from helpers.report import look
+from helpers.report.tables import HEADINGS
 
 
 def main_result(frame: pd.DataFrame, method: str, dataset: str) -> pd.Series:
@@ -35,9 +36,10 @@ def panels(
 
 
 def marks(axes: Axes, networks: pd.DataFrame, x: str, y: str = "top1_pct") -> None:
-    """A mark for every network (columns method, label) at two of its columns."""
+    """A mark for every network (columns method, label) at two of its columns, in the units of a table."""
+    scale = HEADINGS[x].scale if x in HEADINGS else 1
     for line in networks.to_dict("records"):
-        axes.plot(line[x], line[y], **look.network(line["method"], line["label"]).mark)
+        axes.plot(line[x] * scale, line[y], **look.network(line["method"], line["label"]).mark)
 
 
 def scatter(networks: pd.DataFrame, x: str, label: str) -> tuple[Figure, dict[str, Axes]]:

@@ -54,11 +54,11 @@ def errors(reports: pd.DataFrame) -> Figure:
 
 def accuracy(frame: pd.DataFrame) -> Figure:
     """Top-1 against MACs: the curve of LASSO channels and, as single points, the others at the main budget."""
-    made = tables.means(frame).assign(macs=lambda lines: lines.macs / 1e6)
+    made = tables.means(frame)
     figure, grid = scatter(made[made.method.isin(AT_BUDGET) & (made.label == "")], "macs", "MACs (M)")
     for dataset, axes in grid.items():
         curve = made[(made.dataset == dataset) & made.label.str.startswith("macs=")].sort_values("macs")
-        axes.plot(curve.macs, curve.top1_pct, ".-", color=DARK)
+        axes.plot(curve.macs / 1e6, curve.top1_pct, ".-", color=DARK)
     return figure
 
 

@@ -37,8 +37,7 @@ def epochs(frame: pd.DataFrame) -> Figure:
 
 def cost(frame: pd.DataFrame) -> Figure:
     """Top-1 against the multiply-adds that touch a weight that is left, one panel a data set."""
-    made = tables.means(frame).assign(effective_macs=lambda lines: lines.effective_macs / 1e6)
-    return scatter(made, "effective_macs", "Multiply-adds left (M)")[0]
+    return scatter(tables.means(frame), "effective_macs", "Multiply-adds left (M)")[0]
 
 
 def gradients(flows: pd.DataFrame) -> Figure:

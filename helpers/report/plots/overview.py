@@ -56,13 +56,12 @@ def fronts(frame: pd.DataFrame, chosen: Mapping[str, pd.DataFrame], cost: str) -
     """Top-1 against a cost, one panel a data set: coloured the networks of `chosen` (`claims.front` of each), grey the others."""
     heading = HEADINGS[cost]
     figure, grid = panels(chosen, 4.4, f"{heading.title} ({heading.unit})")
-    scale = 1e-6 if heading.unit == "M" else 1
     for dataset, axes in grid.items():
         made, front = evidence.networks(frame[frame.dataset == dataset]), chosen[dataset]
         beaten = ~pd.MultiIndex.from_frame(made[["method", "label"]]).isin(pd.MultiIndex.from_frame(front[["method", "label"]]))
         others = made[made.label.isin(LABELS) & beaten]
-        axes.plot(others[cost] * scale, others.top1_pct, "o", color=look.GREY, markersize=5, label="beaten by another")
-        marks(axes, front.assign(label="", **{cost: front[cost] * scale}), cost)
+        axes.plot(others[cost] * heading.scale, others.top1_pct, "o", color=look.GREY, markersize=5, label="beaten by another")
+        marks(axes, front.assign(label=""), cost)
         axes.set_xscale("log")
         plain_log(axes.xaxis)
     legend(figure)
