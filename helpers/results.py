@@ -23,6 +23,7 @@ VERSION = 2
 NUMBERS = (
     *("sparsity_pct", "density_pct", "params", "nonzero_params"),
     *("size_mib", "size_dense_mib", "size_coo_mib", "size_csr_mib", "size_bitmask_mib", "size_bitmask_fp16_mib", "entropy_mib"),
+    *("size_int8_mib", "int8_top1_pct"),
     *("macs", "effective_macs", "peak_memory_mib", "average_memory_mib"),
     *("latency_ms", "latency_p90_ms", "latency_batch128_ms", "folded_latency_ms", "folded_latency_batch128_ms"),
     *("sparse_latency_ms", "sparse_latency_batch128_ms", "energy_mj"),

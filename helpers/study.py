@@ -92,10 +92,10 @@ def compute(experiment: Experiment) -> dict:
         progress.say(f"{experiment.dataset} {experiment.name}: making it")
         results.commit()  # looked up before the work, not after it: the tree may change meanwhile
         made = making.make(experiment)
+        _keep(experiment, made)
         columns = _measured(experiment, made)
         network_file = settings.network_path(*at)
         models.save(made.network, network_file, experiment=experiment.hash, trained=json.dumps(made.trained))
-        _keep(experiment, made)
         result = results.save(experiment, columns)
         settings.checkpoint_path(*at).unlink(missing_ok=True)
     progress.say(f"{experiment.dataset} {experiment.name}: top-1 {result['top1_pct']:.2f} %")
@@ -103,9 +103,11 @@ def compute(experiment: Experiment) -> dict:
 
 
 def _keep(experiment: Experiment, made: making.Made) -> None:
-    """What of a trained network is small enough to lie beside its result: masks as bits, fewer channels in bfloat16."""
+    """What is small enough to lie beside a result: masks as bits, fewer channels in bfloat16, repaired networks in int8."""
     path = settings.kept_path(experiment.profile, experiment.dataset, experiment.name)
-    if made.masks is not None and experiment.recipe is not None:
+    if isinstance(experiment.prune, experiments.Repair):
+        storage.save(made.network, path, "bitmask_int8_zstd")
+    elif made.masks is not None and experiment.recipe is not None:
         made.masks.save(path)
     elif isinstance(experiment.prune, experiments.Channels):
         models.save(copy.deepcopy(made.network).bfloat16(), path, experiment=experiment.hash)
@@ -134,6 +136,7 @@ def _measured(experiment: Experiment, made: making.Made) -> dict:
         "val_top1_pct": training.evaluate(network, splits.val, dtype=machine.dtype()).top1_pct,
         "pruned_top1_pct": made.untrained and made.untrained.top1_pct,
         "repaired_top1_pct": test.top1_pct if repaired else None,
+        **(in_int8(experiment, splits) if repaired else {}),
         "epochs": experiment.recipe.epochs if experiment.recipe else 0,
         "train_seconds": None if experiment.recipe else 0,  # null: trained, and nothing is known of it
         "log": None if experiment.recipe else [],
@@ -164,6 +167,13 @@ def _by_class(correct: np.ndarray, splits: data.Splits) -> list[float]:
     labels = splits.test.labels.cpu().numpy()
     right = np.bincount(labels, weights=correct, minlength=len(splits.classes))
     return (100 * right / np.bincount(labels, minlength=len(splits.classes))).tolist()
+
+
+def in_int8(experiment: Experiment, splits: data.Splits) -> dict[str, float]:
+    """Size and test accuracy of the kept network, whose values are whole numbers of 8 bits."""
+    path = settings.kept_path(experiment.profile, experiment.dataset, experiment.name)
+    top1_pct = training.evaluate(storage.load(path).to(machine.device()), splits.test).top1_pct
+    return {"size_int8_mib": path.stat().st_size / measurement.MIB, "int8_top1_pct": top1_pct}
 
 
 def _sizes(network: VGG) -> dict[str, float]:
