@@ -38,6 +38,7 @@ Call = Callable[[np.ndarray], np.ndarray]  # float32 (batch, 3, H, W) → logits
 Built = tuple[Callable[[int], Call], int | None]  # a call for each batch size; the bytes of the engine's file, if it has one
 CALIBRATION_IMAGES = 500
 WARM_UP = 3  # calls, before the first that is timed; 1 at every later turn
+PACKAGES = {"ONNX": ("onnxruntime", "onnx"), "OpenVINO": ("openvino", "nncf", "onnx")}
 INSTALL = "in the project's folder: .venv/bin/python -m pip install -e '.[engines]'"
 NO_TELEMETRY = {"CI": "true", "NNCF_CI": "1"}  # else importing OpenVINO and calling NNCF is reported to their makers
 ONNX_IR, ONNX_OPSET = 10, 20  # versions of the file's format and of its operations that both engines have read since 2024
@@ -99,9 +100,7 @@ class Engine:
 def unavailable(name: str) -> str | None:
     """Why an engine does not run on this machine, in one line; None where it does. ValueError for an unknown name."""
     settings.choose("engine", name, ENGINES)
-    maker = name.split()[0]
-    packages = {"ONNX": ("onnxruntime", "onnx"), "OpenVINO": ("openvino", "nncf", "onnx")}
-    for package in packages.get(maker, ()):
+    for package in PACKAGES.get(name.split()[0], ()):
         if importlib.util.find_spec(package) is None:
             return f"{package} is not installed ({INSTALL})"
     if name == "zeros skipped int8":
@@ -134,13 +133,14 @@ def latency(engines: Mapping[Name, Engine], images: Tensor, *, min_seconds: floa
 
 
 def top1_pct(engine: Engine, split: data.Split, normalization: models.Normalization) -> float:
-    """Share of a split's images that an engine classifies rightly."""
+    """Per cent of a split's images that an engine classifies rightly."""
     predicted = engine(data.normalize(split.images.cpu(), normalization)).argmax(1)
     return 100 * float((predicted == split.labels.cpu()).double().mean())
 
 
 # In the engine's own process ------------------------------------------------------------------------------------------
 
+_compile: Callable[[int], Call]
 _calls: dict[int, Call] = {}
 
 
@@ -168,9 +168,10 @@ def _run(images: np.ndarray) -> np.ndarray:
 
 
 def _time(images: np.ndarray, seconds: float) -> list[float]:
-    times, warm_up = [], 1 if len(images) in _calls else WARM_UP
+    times: list[float] = []
+    known = len(images) in _calls
     call = _call(len(images))
-    for _ in range(warm_up):
+    for _ in range(1 if known else WARM_UP):
         call(images)
     begun = time.perf_counter()
     while not times or time.perf_counter() - begun < seconds:
@@ -181,7 +182,7 @@ def _time(images: np.ndarray, seconds: float) -> list[float]:
 
 
 def _torch(network: models.VGG, images: np.ndarray, threads: int, folder: Path, *, dtype: torch.dtype) -> Built:
-    folded = models.fold_batch_norm(network).to(dtype=dtype, memory_format=torch.channels_last)
+    folded = models.fold_batch_norm(network).to(dtype).to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def call(x: np.ndarray) -> np.ndarray:
@@ -190,13 +191,8 @@ def _torch(network: models.VGG, images: np.ndarray, threads: int, folder: Path, 
     return lambda batch: call, None
 
 
-def _sparse(network: models.VGG, images: np.ndarray, threads: int, folder: Path) -> Built:
-    compiled = compile_sparse(network)
-    return lambda batch: lambda x: compiled(torch.from_numpy(x)).numpy(), None
-
-
-def _quantised(network: models.VGG, images: np.ndarray, threads: int, folder: Path) -> Built:
-    compiled = quantised.compile_quantised(network, torch.from_numpy(images))
+def _skipping(network: models.VGG, images: np.ndarray, threads: int, folder: Path, *, int8: bool = False) -> Built:
+    compiled = quantised.compile_quantised(network, torch.from_numpy(images)) if int8 else compile_sparse(network)
     return lambda batch: lambda x: compiled(torch.from_numpy(x)).numpy(), None
 
 
@@ -290,8 +286,8 @@ def _openvino(
 ENGINES: dict[str, Callable[[models.VGG, np.ndarray, int, Path], Built]] = {
     "PyTorch fp32": partial(_torch, dtype=torch.float32),
     "PyTorch bf16": partial(_torch, dtype=torch.bfloat16),
-    "zeros skipped fp32": _sparse,
-    "zeros skipped int8": _quantised,
+    "zeros skipped fp32": _skipping,
+    "zeros skipped int8": partial(_skipping, int8=True),
     "ONNX Runtime fp32": _onnxruntime,
     "ONNX Runtime int8": partial(_onnxruntime, weight_bits=8),
     "ONNX Runtime int8, 7-bit weights": partial(_onnxruntime, weight_bits=7),

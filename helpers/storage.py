@@ -96,7 +96,7 @@ def _quantised(weight: Tensor, coded: bool) -> dict[str, Tensor]:
     parts = {"bits": torch.from_numpy(np.packbits(values.numpy() != 0, bitorder="little")), "values": values[values != 0]}
     if coded:
         compress = zstandard.ZstdCompressor(level=CODING_LEVEL).compress
-        frames = {name: bytearray(compress(part.numpy())) for name, part in parts.items()}
+        frames = {name: bytearray(compress(part.numpy().tobytes())) for name, part in parts.items()}
         parts = {name: torch.frombuffer(frame, dtype=torch.uint8) for name, frame in frames.items()}
     return parts | {"scales": scales}
 

@@ -96,8 +96,8 @@ def quantised(ops: Sequence[Operation], images: Tensor) -> tuple[Range, list[Qua
         weight, scales = storage.quantise(op.weight)
         factor = scales.double() * before.scale
         bias = op.bias - factor * before.zero * weight.flatten(1).sum(1)
-        in_bytes = ((part / after.scale).float() for part in (factor, bias))
-        made.append(Quantised(op, weight, *in_bytes, zero=before.zero, floats=last))
+        scale, bias = ((part / after.scale).float() for part in (factor, bias))
+        made.append(Quantised(op, weight, scale, bias, before.zero, last))
         before = after
     return first, made
 
@@ -210,9 +210,9 @@ def images_step(q: Quantised, channels: int, height: int, width: int) -> Step:
     if op.linear or (not q.zero and max(height, width) <= 2 and max(op.out_size(height, width)) <= 2):
         weight, size = _product(q, channels, height, width)
         pool, groups = op.pool and size == (2, 2), weight.shape[1]
-        shape = (len(weight),) if q.floats else (-(-len(q.weight) // BLOCK), *((1, 1) if pool else size), library.lanes())
+        out = (len(weight),) if q.floats else (-(-len(q.weight) // BLOCK), *((1, 1) if pool else size), library.lanes())
         block = _block(groups, 8 * vector, MOST_OFFSET)
-        return _step("product_images", q, weight, block, lambda c, ky, kx: c, shape, groups=groups, pool=pool)
+        return _step("product_images", q, weight, block, lambda c, ky, kx: c, out, groups=groups, pool=pool)
     weight, reach = packed(q.weight), op.weight.shape[-1] - 1
     rows, columns = library.tile_rows() + reach, library.tile_columns() + reach
     block = _block(weight.shape[1], rows * columns * vector, MOST_OFFSET // (rows * columns))
@@ -227,8 +227,8 @@ def positions_step(q: Quantised, channels: int, height: int, width: int) -> Step
     if op.linear or (not q.zero and op.out_size(height, width) == (1, 1) and not op.pool):
         weight, _ = _product(q, channels, height, width)
         groups = weight.shape[1]
-        shape = (len(weight),) if q.floats else (len(weight) // BLOCK, 1, 1)
-        return _step("product_single", q, weight, MOST_OFFSET, lambda c, ky, kx: c, shape, groups=groups)
+        single = (len(weight),) if q.floats else (len(weight) // BLOCK, 1, 1)
+        return _step("product_single", q, weight, MOST_OFFSET, lambda c, ky, kx: c, single, groups=groups)
     weight, kernel = packed(q.weight), op.weight.shape[-1]
     numbers, shape = _geometry(q, weight, height, width)
     out_height, out_width = op.out_size(height, width)
