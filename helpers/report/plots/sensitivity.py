@@ -18,7 +18,6 @@ NORMALIZATIONS = {
     "normalization=none": "none",
 }
 UNTRAINED = {  # column of a repair of magnitude masks → name, colour, mark and line
-    "pruned_top1_pct": ("magnitude masks alone", "#96730f", "^:"),
     "recalibrated_top1_pct": ("batch norm averaged anew", "#b3401f", "v--"),
     "repaired_top1_pct": ("kept weights solved for", "#0b4f8a", "D-."),
 }
@@ -82,16 +81,21 @@ def compression(frame: pd.DataFrame) -> Figure:
 
 def without_training(frame: pd.DataFrame) -> Figure:
     """Top-1 by sparsity with nothing trained: magnitude masks alone, recalibrated, solved; and repair. Fine-tuned beside them."""
-    repairs = frame[frame.method == "repaired"].sort_values("sparsity_pct")
+    repairs, hollow = frame[frame.method == "repaired"], {"markerfacecolor": "white"}
     figure, grid = panels(repairs.dataset, 3.9, "Sparsity (%)")
+    repairs = repairs.sort_values("sparsity_pct")
     for dataset, axes in grid.items():
         of_masks = repairs[(repairs.dataset == dataset) & (repairs.label == "magnitude")]
-        for column, (name, color, mark) in UNTRAINED.items():
-            axes.plot(of_masks.sparsity_pct, of_masks[column], mark, color=color, label=name, markerfacecolor="white")
+        alone = _curve(frame, dataset)
+        axes.plot(
+            alone.sparsity_pct, alone.top1_pct, "^:", color="#96730f", label="magnitude masks alone", markerfacecolor="white"
+        )
+        for column, (name, color, mark) in UNTRAINED.items() if len(of_masks) else ():
+            axes.plot(of_masks.sparsity_pct, of_masks[column], mark, color=color, label=name, **hollow)
         whole = repairs[(repairs.dataset == dataset) & repairs.label.isin(["", "curve"])]
         axes.plot(whole.sparsity_pct, whole.top1_pct, **look.network("repaired").style, label="mask and weights together")
-        tuned = main_result(frame, LAYERWISE_METHOD, dataset)
-        axes.plot(tuned.sparsity_pct, tuned.top1_pct, **LAYERWISE.mark)
+        tuned = _curve(frame, dataset, "curve_finetuned")
+        axes.plot(tuned.sparsity_pct, tuned.top1_pct, **LAYERWISE.style | hollow, label="magnitude masks, fine-tuned", zorder=1)
         dense = main_result(frame, "dense", dataset)
         axes.axhline(dense.top1_pct, color=look.INK, linewidth=1, linestyle=":", label="dense")
         axes.set(ylim=(0, None))
@@ -146,7 +150,7 @@ def speed(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _curve(frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
-    """The untrained networks with layer-wise masks, by sparsity."""
-    chosen = (frame.dataset == dataset) & (frame.method == "layerwise_magnitude") & (frame.label == "curve")
+def _curve(frame: pd.DataFrame, dataset: str, label: str = "curve") -> pd.DataFrame:
+    """The networks with layer-wise masks by sparsity, untrained or of another label."""
+    chosen = (frame.dataset == dataset) & (frame.method == LAYERWISE_METHOD) & (frame.label == label)
     return frame[chosen].sort_values("sparsity_pct")
