@@ -22,7 +22,7 @@ LINES = (
 )
 EXPLORED = (*claims.USABLE, "preserving")  # labels of networks that were trained to their end
 WIDTH, HEIGHT = 460, 310  # pixels of a drawing of the explorer
-NOTE = "Time: 128 images on the CPU named below, each network on the fastest software that was timed."
+NOTE = "Time: 128 images on the CPU named below, each network on the fastest software that was timed. Repair trains nothing."
 CAPTION = (
     "Each mark is one pruned network: right is faster, up is more accurate. The upper networks start from the trained one, the "
     "lower from nothing. Zero is a dense network of the same start. Do not compare across panels."
