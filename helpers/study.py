@@ -136,7 +136,7 @@ def _measured(experiment: Experiment, made: making.Made) -> dict:
         "val_top1_pct": training.evaluate(network, splits.val, dtype=machine.dtype()).top1_pct,
         "pruned_top1_pct": made.untrained and made.untrained.top1_pct,
         "repaired_top1_pct": test.top1_pct if repaired else None,
-        **(in_int8(experiment, splits) if repaired else {}),
+        **(_in_int8(experiment, splits) if repaired else {}),
         "epochs": experiment.recipe.epochs if experiment.recipe else 0,
         "train_seconds": None if experiment.recipe else 0,  # null: trained, and nothing is known of it
         "log": None if experiment.recipe else [],
@@ -169,7 +169,7 @@ def _by_class(correct: np.ndarray, splits: data.Splits) -> list[float]:
     return (100 * right / np.bincount(labels, minlength=len(splits.classes))).tolist()
 
 
-def in_int8(experiment: Experiment, splits: data.Splits) -> dict[str, float]:
+def _in_int8(experiment: Experiment, splits: data.Splits) -> dict[str, float]:
     """Size and test accuracy of the kept network, whose values are whole numbers of 8 bits."""
     path = settings.kept_path(experiment.profile, experiment.dataset, experiment.name)
     top1_pct = training.evaluate(storage.load(path).to(machine.device()), splits.test).top1_pct

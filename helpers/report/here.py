@@ -96,8 +96,7 @@ def page(frame: pd.DataFrame, missing: Sequence[str], out: Path) -> str:
         "turns. Compare lines of one machine. The study ran PyTorch with batch norms as they are.</p>"
     )
     site = [pages.describe(path) for path in sorted(pages.NOTEBOOKS.glob("*.ipynb"))]
-    whole = pages.page(words + Markup(table.to_html()), [], None, site, out, failure="", **study)
-    return whole.replace("helpers/report/index.py", "helpers/report/here.py")  # "Code of this page"
+    return pages.page(words + Markup(table.to_html()), [], None, site, out, "helpers/report/here.py", failure="", **study)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

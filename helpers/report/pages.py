@@ -110,10 +110,12 @@ def _target(link: str, out: Path) -> str:
     return link
 
 
-def page(body: str, headings: list[dict], current: Page | None, site: Sequence[Page], out: Path, **words: object) -> str:
+def page(
+    body: str, headings: list[dict], current: Page | None, site: Sequence[Page], out: Path, code: str = "", **words: object
+) -> str:
     """The whole file: `body` with head, links, contents and foot around it. `current` None is the first page."""
     position = site.index(current) if current else -1
-    source = f"notebooks/{Path(current.file).stem}.ipynb" if current else "helpers/report/index.py"
+    source = code or (f"notebooks/{Path(current.file).stem}.ipynb" if current else "helpers/report/index.py")
     links = {"Code of this page": source, "The original report": "docs/original.md", "What else was tried": "docs/trials.md"}
     return template("page.html.j2").render(
         site=SITE,

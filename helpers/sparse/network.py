@@ -98,6 +98,13 @@ def sized(ops: Sequence[Operation], shape: Sequence[int]) -> Iterator[tuple[Oper
         x = layers.dense_step(op)(x)
 
 
+def layout_of(images: Tensor) -> str:
+    """The layout that a batch runs in; ValueError for one that is not float32 (N, C, H, W) on the CPU."""
+    if images.dtype != torch.float32 or images.dim() != 4 or images.device.type != "cpu":
+        raise ValueError(f"expected float32 (N, C, H, W) on the CPU, got {images.dtype} {tuple(images.shape)}")
+    return IMAGES if len(images) >= FEWEST_IMAGES else POSITIONS
+
+
 class SparseNetwork:
     """A compiled network: float32 (N, 3, H, W) on the CPU → (N, classes) logits, for any N and any size the network takes.
 
@@ -118,9 +125,7 @@ class SparseNetwork:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        if images.dtype != torch.float32 or images.dim() != 4 or images.device.type != "cpu":
-            raise ValueError(f"expected float32 (N, C, H, W) on the CPU, got {images.dtype} {tuple(images.shape)}")
-        layout = IMAGES if len(images) >= FEWEST_IMAGES else POSITIONS
+        layout = layout_of(images)
         key = (layout, *images.shape[1:])
         if key not in self._compiled:
             self._compiled[key] = self._compile(*key)

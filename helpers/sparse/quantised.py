@@ -19,7 +19,7 @@ from torch import Tensor
 from helpers import models, storage
 from helpers.sparse import kernels, layers
 from helpers.sparse.layers import IMAGES, MOST_OFFSET, POSITIONS, Offset, Operation, Step
-from helpers.sparse.network import FEWEST_IMAGES, operations, sized
+from helpers.sparse.network import layout_of, operations, sized
 
 BLOCK = 4  # channels
 KERNELS = (1, 3)  # sizes, at stride 1
@@ -111,9 +111,7 @@ class QuantisedNetwork:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        if images.dtype != torch.float32 or images.dim() != 4 or images.device.type != "cpu":
-            raise ValueError(f"expected float32 (N, C, H, W) on the CPU, got {images.dtype} {tuple(images.shape)}")
-        layout = IMAGES if len(images) >= FEWEST_IMAGES else POSITIONS
+        layout = layout_of(images)
         if (key := (layout, *images.shape[1:])) not in self._compiled:
             sizes = sized([q.op for q in self.ops], images.shape[1:])
             self._compiled[key] = [STEPS[layout](q, *size) for q, (_, size) in zip(self.ops, sizes, strict=True)]
