@@ -31,6 +31,7 @@ class New:
     seed: int
     dropout: float
     large_head: bool = False
+    identities: bool = False  # each convolution begins with the one that hands its inputs on added (see `models.VGG`)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from helpers import data, experiments, files, machine, models, plan, pretrained, progress, results, settings, training
+from helpers import checkpoint, data, experiments, files, machine, models, plan, pretrained, progress, results, settings, training
 from helpers.experiments import Experiment, New
 from helpers.models import VGG
 from helpers.pruning import channels, errors, regression, sensitivity, widths
@@ -39,6 +39,8 @@ class Maker:
             )
             if start.large_head:
                 network.draw_large_head()
+            if start.identities:
+                network.add_identities()
         return network.to(machine.device())
 
     def dense(self) -> VGG:
@@ -85,7 +87,7 @@ class Maker:
     def checkpoint_path(self) -> Path:
         return settings.checkpoint_path(self.experiment.profile, self.experiment.dataset, self.experiment.name)
 
-    def fit(self, network: VGG, hook: training.Hook | None = None) -> dict:
+    def fit(self, network: VGG, hook: checkpoint.Hook | None = None) -> dict:
         """Train by the experiment's recipe: who trained, how long, one log an epoch.
 
         Whoever stores the network removes the checkpoint.

@@ -121,6 +121,16 @@ class VGG(nn.Module):
                 nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
                 nn.init.zeros_(module.bias)
 
+    @torch.no_grad()
+    def add_identities(self) -> None:
+        """Add to each convolution, in place, the one that hands its inputs on (Zagoruyko and Komodakis 2017, *DiracNets*).
+
+        So thirteen plain layers have a path around them; the random weights stay for a score to tell apart.
+        """
+        for module in self.features:
+            if isinstance(module, nn.Conv2d):
+                module.weight.add_(nn.init.dirac_(torch.empty_like(module.weight)))
+
     def architecture(self) -> dict:
         """What `VGG(**architecture)` needs to build the same network, as plain JSON."""
         sizes = {"num_classes": self.num_classes, "widths": list(self.widths), "hidden": list(self.hidden)}
@@ -131,8 +141,7 @@ def _initialize(module: nn.Module) -> None:
     """Convolutions as He et al. (2015), by fan-out; the head stays as torch draws it."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        nn.init.zeros_(module.bias)
 
 
 def build(architecture: dict) -> VGG:

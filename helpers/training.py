@@ -5,21 +5,21 @@ Everything random in an epoch (order, crops, dropout) follows from the recipe's 
 interrupted training continues bit for bit.
 """
 
-import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from helpers import data, files, machine, progress
+from helpers import data, machine, progress
 from helpers.accelerate import accelerate
+from helpers.checkpoint import EpochLog, Hook, State
 from helpers.models import Normalization
 
 
@@ -35,19 +35,13 @@ class Recipe:
     warmup: float = 0.2  # share of all steps in which the learning rate rises
     label_smoothing: float = 0.0
     crop_padding: int = data.CROP_PADDING  # pixels
+    small_epochs: int = 0  # that many at the beginning see images of `small_size`: 24×24 cost 0.55 of 32×32
+    small_size: int = 24  # pixels
     seed: int = 0
 
-
-@dataclass(frozen=True)
-class EpochLog:
-    """One epoch: the loss and accuracy of the (augmented) training batches as they came, validation after it."""
-
-    epoch: int
-    lr: float
-    train_loss: float
-    train_top1_pct: float
-    val_top1_pct: float | None
-    seconds: float
+    def __post_init__(self):
+        if not 0 <= self.small_epochs <= self.epochs:
+            raise ValueError(f"{self.small_epochs} epochs on small images of {self.epochs} epochs in all")
 
 
 @dataclass(frozen=True)
@@ -58,16 +52,6 @@ class Accuracy:
     top5_pct: float
     loss: float
     correct: np.ndarray
-
-
-class Hook(Protocol):
-    """What a caller may do inside `fit`: prune before an epoch, hold masks after a step, survive an interruption."""
-
-    def before_epoch(self, network: nn.Module, epoch: int) -> None: ...
-    def after_step(self, network: nn.Module) -> None: ...
-    def state_dict(self) -> dict[str, Tensor]: ...
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take the state back; KeyError, ValueError or TypeError when it is not one of this network's."""
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -109,16 +93,19 @@ def fit(
     """
     if not len(train):
         raise ValueError("there are no images to train on")
+    pools, size = sum(isinstance(module, nn.MaxPool2d) for module in network.modules()), train.images.shape[-1]
+    if recipe.small_epochs and math.ceil(recipe.small_size / 2**pools) != size // 2**pools:
+        raise ValueError(f"of {recipe.small_size} and of {size} pixels {pools} pools leave different maps: set small_epochs=0")
     dtype, normalization = dtype or machine.dtype(train.images.device), _normalization(network, normalization)
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    state = _State(network, _optimizer(network, recipe), hook, recipe, made_with, {} if made_by is None else made_by)
+    state = State(network, _optimizer(network, recipe), hook, asdict(recipe), made_with, {} if made_by is None else made_by)
     logs = state.resume(checkpoint) if checkpoint is not None and checkpoint.is_file() else []
     for epoch in range(len(logs), recipe.epochs):
         start = time.perf_counter()
         if hook is not None:
             hook.before_epoch(network, epoch)
         title = f"{label} epoch {epoch + 1}/{recipe.epochs}"
-        lr, loss, top1 = _epoch(state, train, epoch, normalization, dtype, title)
+        lr, loss, top1 = _epoch(state, recipe, train, epoch, normalization, dtype, title)
         if not math.isfinite(loss):
             raise FloatingPointError(f"the loss of {label} is {loss} in epoch {epoch + 1}: lower the learning rate")
         val_top1 = evaluate(network, val, normalization=normalization, dtype=dtype).top1_pct if val is not None else None
@@ -199,6 +186,28 @@ def _inputs(images: Tensor, normalization: Normalization) -> Tensor:
     return data.normalize(images, normalization).contiguous(memory_format=torch.channels_last)
 
 
+def _scaled(inputs: Tensor, size: int) -> Tensor:
+    """Normalised images (N, 3, H, W), height and width scaled to `size` pixels."""
+    if inputs.shape[-1] == size:
+        return inputs
+    scaled = F.interpolate(inputs, (size, size), mode="bilinear", antialias=True)
+    return scaled.contiguous(memory_format=torch.channels_last)
+
+
+@contextmanager
+def _pools_round_up(network: nn.Module, needed: bool) -> Iterator[None]:
+    """Within the context pools round up where `needed`: VGG16's five then leave one position of 24×24 images as of 32×32."""
+    pools = [module for module in network.modules() if isinstance(module, nn.MaxPool2d)] if needed else []
+    before = [pool.ceil_mode for pool in pools]
+    try:
+        for pool in pools:
+            pool.ceil_mode = True
+        yield
+    finally:
+        for pool, mode in zip(pools, before, strict=True):
+            pool.ceil_mode = mode
+
+
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]  # biases and batch norms are not decayed
@@ -207,20 +216,21 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def _epoch(
-    state: "_State", train: data.Split, epoch: int, normalization: Normalization, dtype: torch.dtype, title: str
+    state: State, recipe: Recipe, train: data.Split, epoch: int, normalization: Normalization, dtype: torch.dtype, title: str
 ) -> tuple[float, float, float]:
     """Train one epoch; (last learning rate, mean loss, top-1 in percent) of its batches.
 
     What does not fill a batch is left out and waits for another epoch's order.
     """
-    network, recipe, where = state.network, state.recipe, train.images.device
+    network, where = state.network, train.images.device
+    size = recipe.small_size if epoch < recipe.small_epochs else train.images.shape[-1]
     seed = recipe.seed * 100_003 + epoch
     generator = torch.Generator(where).manual_seed(seed)  # of the order and the crops
     steps = max(1, len(train) // recipe.batch_size)
     order = torch.randperm(len(train), generator=generator, device=where).split(recipe.batch_size)[:steps]
     loss_sum = correct = torch.zeros((), device=where)
     network.train()
-    with torch.random.fork_rng(), accelerate(network, dtype):
+    with torch.random.fork_rng(), accelerate(network, dtype), _pools_round_up(network, size < train.images.shape[-1]):
         torch.manual_seed(seed)  # of dropout; the global generator is put back afterwards
         for step, index in enumerate(progress.track(order, title), start=epoch * steps):
             lr = learning_rate(recipe, step, recipe.epochs * steps)
@@ -229,7 +239,7 @@ def _epoch(
             images = data.augment(train.images[index], generator, padding=recipe.crop_padding, mirrors=train.mirrors)
             labels = train.labels[index]
             with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
-                logits = network(_inputs(images, normalization))
+                logits = network(_scaled(_inputs(images, normalization), size))
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)
             state.optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -240,60 +250,3 @@ def _epoch(
             correct = correct + (logits.argmax(1) == labels).sum()
     seen = sum(map(len, order))
     return lr, float(loss_sum) / seen, 100 * float(correct) / seen
-
-
-@dataclass(frozen=True)
-class _State:
-    """All that a training carries from one epoch to the next, and its checkpoint: one checksummed file."""
-
-    network: nn.Module
-    optimizer: torch.optim.SGD
-    hook: Hook | None
-    recipe: Recipe
-    made_with: str
-    made_by: dict[str, str]
-
-    def write(self, path: Path, logs: Sequence[EpochLog]) -> None:
-        """Store the state after the epochs in `logs`."""
-        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
-        for name, parameter in self.network.named_parameters():
-            tensors[f"momentum.{name}"] = self.optimizer.state[parameter].get("momentum_buffer", torch.zeros_like(parameter))
-        tensors |= {f"hook.{name}": tensor for name, tensor in (self.hook.state_dict() if self.hook else {}).items()}
-        described = {"recipe": asdict(self.recipe), "logs": [asdict(log) for log in logs], "made_by": self.made_by}
-        files.save_tensors(path, tensors, {k: json.dumps(v) for k, v in described.items()} | {"made_with": self.made_with})
-
-    def resume(self, path: Path) -> list[EpochLog]:
-        """Restore the state in place and return the logs of the epochs that are done.
-
-        A damaged file, or one of another recipe, other settings (`made_with`) or another network, is named and not used.
-        """
-        try:
-            tensors, described = files.load_tensors(path)
-            logs = [EpochLog(**log) for log in json.loads(described["logs"])]
-            parts: dict[str, dict[str, Tensor]] = {"network": {}, "momentum": {}, "hook": {}}
-            for name, tensor in tensors.items():
-                part, _, rest = name.partition(".")
-                parts[part][rest] = tensor
-            shapes = {name: tensor.shape for name, tensor in parts["network"].items()}
-            same = json.loads(described["recipe"]) == asdict(self.recipe) and described["made_with"] == self.made_with
-            if not same or shapes != {name: tensor.shape for name, tensor in self.network.state_dict().items()}:
-                raise ValueError("it belongs to another recipe, other settings or another network")
-            if self.hook is not None:
-                self.hook.load_state_dict(parts["hook"])
-            self._complete(json.loads(described["made_by"]), path.name)
-        except (KeyError, TypeError, ValueError) as error:  # files.CorruptFile is one
-            progress.say(f"{path} is not continued from ({error}); training starts again")
-            return []
-        self.network.load_state_dict(parts["network"])
-        for name, parameter in self.network.named_parameters():
-            buffer = torch.empty_like(parameter)  # in the parameter's memory format, as the optimizer's own would be
-            self.optimizer.state[parameter]["momentum_buffer"] = buffer.copy_(parts["momentum"][name])
-        return logs
-
-    def _complete(self, before: Mapping[str, str], name: str) -> None:
-        """Put those who made the epochs so far before those who go on."""
-        for what, now in self.made_by.items():
-            both = "; ".join(dict.fromkeys([*before.get(what, now).split("; "), now]))
-            if both != now:
-                self.made_by[what] = both
-                progress.say(f"{name} was begun by others; the result names both: {both}")

@@ -168,6 +168,19 @@ def test_a_normalization_that_cannot_be_one_is_refused(mean, std):
         models.build(small().architecture() | {"normalization": {"name": "mine", "mean": mean, "std": std}})
 
 
+def test_identities_hand_the_inputs_on():
+    network = tiny.network()
+    convolutions = [module for module in network.features if isinstance(module, torch.nn.Conv2d)]
+    before = [convolution.weight.detach().clone() for convolution in convolutions]
+    network.add_identities()
+    for convolution, weight in zip(convolutions, before, strict=True):
+        inputs = torch.randn(2, convolution.in_channels, 5, 5)
+        same = min(convolution.in_channels, convolution.out_channels)
+        added = torch.nn.functional.conv2d(inputs, convolution.weight - weight, padding=1)
+        torch.testing.assert_close(added[:, :same], inputs[:, :same])
+        assert not added[:, same:].any()
+
+
 def test_widths_are_divided_and_never_vanish():
     assert models.scaled(models.VGG11, 32) == (2, "M", 4, "M", 8, 8, "M", 16, 16, "M", 16, 16, "M")
     assert models.scaled((8, "M", 3), 4) == (2, "M", 1)

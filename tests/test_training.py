@@ -5,7 +5,7 @@ import math
 import os
 import signal
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ import tiny
 import torch
 from torch import nn
 
-from helpers import data, files, machine, models, training
+from helpers import checkpoint, data, files, machine, models, training
 from helpers.pruning import masks
 from helpers.training import Recipe
 
@@ -93,6 +93,27 @@ def test_every_part_of_a_recipe_changes_the_network(change):
     for trained, recipe in zip(networks, (replace(RECIPE, epochs=1), replace(RECIPE, epochs=1, **change)), strict=True):
         training.fit(trained, few(), recipe)
     assert digest(networks[0]) != digest(networks[1])
+
+
+def test_small_images_come_first_and_leave_no_trace():
+    seen: list[tuple[int, int]] = []
+    trained = tiny.network((4, "M", 8, "M", 8, "M", "M", "M"))
+    trained.features[0].register_forward_pre_hook(lambda layer, inputs: seen.append(inputs[0].shape[2:]))
+    training.fit(trained, few(32), replace(RECIPE, small_epochs=2), dtype=torch.float32)
+    assert seen == [(24, 24)] * 4 + [(32, 32)] * 2
+    assert not any(module.ceil_mode for module in trained.modules() if isinstance(module, nn.MaxPool2d))
+    with pytest.raises(ValueError, match="3 pools leave different maps"):
+        training.fit(network(), few(32), replace(RECIPE, small_epochs=2))
+    with pytest.raises(ValueError, match="4 epochs on small images of 3"):
+        replace(RECIPE, small_epochs=4)
+
+
+def test_scaled_images_keep_their_means():
+    images = torch.rand(3, 3, 32, 32)
+    scaled = training._scaled(images, 24)
+    assert scaled.shape == (3, 3, 24, 24)
+    torch.testing.assert_close(scaled.mean((2, 3)), images.mean((2, 3)), atol=0.01, rtol=0)
+    assert training._scaled(images, 32) is images
 
 
 def test_only_weights_decay():
@@ -206,7 +227,9 @@ def test_damage_is_told_and_restores_nothing(tmp_path, capsys):
         path.write_bytes(broken)
         other = network(dropout=0.0)
         before = digest(other)
-        state = training._State(other, training._optimizer(other, RECIPE), halved(other), replace(RECIPE, epochs=2), "", {})
+        state = checkpoint.State(
+            other, training._optimizer(other, RECIPE), halved(other), asdict(replace(RECIPE, epochs=2)), "", {}
+        )
         if state.resume(path):  # the damage lies in bytes that say nothing
             assert digest(other) == made
         else:
