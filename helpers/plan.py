@@ -18,9 +18,10 @@ REPAIRED = {  # label → rank, and how weights are chosen and counted before th
     "magnitude": ("B", "magnitude", "layerwise", 0.0),
     "scan": ("C", "together", "layerwise", 0.0),
     "macs": ("C", "together", "curves", 0.5),
+    "per_mac": ("C", "together", "curves", 1.0),
     "wanda": ("C", "wanda", "layerwise", 0.0),
 }
-REPAIRED_PCT = (90.0, 95.0)  # besides the main sparsity
+REPAIRED_PCT = (90.0, 95.0)  # besides the main sparsity, of the first two
 REPAIR_IMAGES = 1000
 STAGE_SCORES = {  # label of iterative GraSP → its score before training, and during it
     "": ("grasp", "grasp_preserving"),
@@ -120,7 +121,8 @@ class _Planner:
         """Nothing is trained: the weights that stay are solved for."""
         main_pct, images = self.profile.magnitude_sparsity_pct, min(REPAIR_IMAGES, self.profile.statistics_images)
         for pct in (main_pct, *REPAIRED_PCT):
-            for label, (rank, choice, allocated, alpha) in REPAIRED.items():
+            labels = REPAIRED if pct == main_pct else ("", "magnitude")
+            for label, (rank, choice, allocated, alpha) in ((label, REPAIRED[label]) for label in labels):
                 scan = Scan(self.profile.scan_images) if allocated == "layerwise" else None
                 pruning = Repair(choice, allocated, pct / 100, images, self.profile.positions, alpha, scan)
                 label = label if pct == main_pct else label or "curve"

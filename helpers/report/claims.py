@@ -31,6 +31,7 @@ STATEMENTS = look.records("statements.csv")
 
 FINETUNED, NEW = ("dense_finetuned", ""), ("dense_from_scratch", "")  # dense networks with the training of the pruned ones
 MASKED = LAYERWISE, CURVE = ("layerwise_magnitude", ""), ("layerwise_magnitude", "curve_finetuned")
+REPAIRED = ("repaired", "")
 REWOUND, REINITIALIZED = ("layerwise_magnitude", "rewound"), ("layerwise_magnitude", "reinitialized")
 LASSO, SMALL = ("lasso_channels", ""), ("lasso_channels_from_scratch", "")
 SHORT = ("lasso_channels", "macs=7.5x"), FINETUNED  # both fine-tuned for as long
@@ -56,6 +57,7 @@ RULES: dict[str, Rule] = {
     "macs_cut": Ratio(("macs",), (LASSO,), low=85, high=89, cut=True, sized=True),
     "memory_cut": Ratio(("peak_memory_mib",), (LASSO,), low=72, high=76, cut=True, sized=True),
     "latency_cut": Ratio(("usual_latency_ms",), (LASSO,), low=38, high=52, noise=5, cut=True, sized=True),
+    "needs_training": Difference(((REPAIRED, DENSE),), below=True, limit=-1.0),
     "magnitude_boost": Difference(((LAYERWISE, FINETUNED),), share=0.5, reported=JUMP, sized=True),
     "only_pruning_explains": Difference((WRONG,), below=True, share=0.5, reported=JUMP),
     "grasp_fails": Difference(BOTH_SCORES, below=True, share=0.5, reported=LOSS, relative=True, readings=True, sized=True),

@@ -162,14 +162,15 @@ class EqualCost:
 class Difference:
     """Top-1 of one network minus that of its control, for every pair, is above a threshold, or with `below` under it.
 
-    The threshold is `share` of what two methods of the original report differ by (`reported`), with `relative` as a share of
-    its dense network's top-1 and so of our control's. With `minus` the same difference of another pair, perhaps on another
-    data set (`elsewhere`), is taken off first. Every pair has to hold, and one that fails refutes, corrected for their number;
-    as `readings` of one statement they have to agree. `sized`: as in `Ratio`.
+    The threshold is `limit` points, or `share` of what two methods of the original report differ by (`reported`), with
+    `relative` as a share of its dense network's top-1 and so of our control's. With `minus` the same difference of another
+    pair, perhaps on another data set (`elsewhere`), is taken off first. Every pair has to hold, and one that fails refutes,
+    corrected for their number; as `readings` of one statement they have to agree. `sized`: as in `Ratio`.
     """
 
     pairs: tuple[tuple[Network, Network], ...]
     below: bool = False
+    limit: float = 0.0
     share: float = 0.0
     reported: tuple[str, str] | None = None
     relative: bool = False
@@ -203,7 +204,7 @@ class Difference:
                 subject += (
                     f", minus that on {look.dataset(self.elsewhere)}" if self.elsewhere else f", minus {_against(other, control)}"
                 )
-            limit = self.share * self._theirs(evidence) if self.share else 0.0
+            limit = self.share * self._theirs(evidence) if self.share else self.limit
             if self.relative and self.reported:
                 limit *= b["top1_pct"] / evidence.reported(self.reported[1], "top1_pct")
             yield subject, compared, limit
