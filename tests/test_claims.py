@@ -331,11 +331,8 @@ def test_one_line_a_statement_and_data_set():
     about = judged.groupby("id")["dataset"].agg(list).to_dict()
     assert about["grasp_fails"] == ["cifar100"] and about["energy"] == ["cifar10", "cifar100"]
     other = claims.judge(both.iloc[:1].assign(dataset="digits")).set_index("id")
-    assert (
-        set(other["dataset"]) == {"digits"}
-        and "CIFAR-100" in other.loc["grasp_fails", "evidence"]
-        and len(other) == len(claims.RULES)
-    )
+    assert set(other["dataset"]) == {"digits"} and len(other) == len(claims.RULES)
+    assert "CIFAR-100" in other.loc["grasp_fails", "evidence"]
 
 
 def test_a_line_holds_text_for_a_table_and_numbers_for_a_figure():
