@@ -77,6 +77,7 @@ class Repair:
     ridge: float = repair.RIDGE
     rho: float = repair.RHO
     rounds: int = repair.ROUNDS
+    block: int = 1  # neighbouring input channels that stay or go as one, where chosen "together"
 
 
 @dataclass(frozen=True)

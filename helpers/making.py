@@ -107,7 +107,7 @@ def _repaired(maker: Maker, how: Repair) -> Made:
     begun = time.perf_counter()
     kept, untrained = _counts(maker, how, network), None
     if how.choice == "together":
-        settled = {"ridge": how.ridge, "rho": how.rho, "rounds": how.rounds}
+        settled = {"ridge": how.ridge, "rho": how.rho, "rounds": how.rounds, "block": how.block}
         repaired, chosen = repair.together(network, kept, images, samples=samples, **settled)
     else:
         seen = energy.moments(network, samples.choose(images)) if how.choice == "wanda" else {}

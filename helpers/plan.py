@@ -7,19 +7,21 @@ from helpers import settings
 from helpers.experiments import TOPICS, Channels, Experiment, Magnitude, New, Repair, Saliency, Scan, Stages, Trained
 from helpers.pruning import scores
 from helpers.settings import Profile
+from helpers.sparse import quantised
 from helpers.training import Recipe
 
 WRONG_NORMALIZATIONS = ("none", "half", "imagenet")
 CURVE_PCT = (50.0, 75.0, 80.0, 87.5, 93.75, 96.875)  # 2×, 4×, 5×, 8×, 16×, 32× fewer weights
 FINETUNED_CURVE_PCT = (50.0, 75.0, 87.5, 93.75)
 FEWER_MACS = {"macs=2x": 2.0, "macs=4x": 4.0, "macs=7.5x": None, "macs=12x": 12.0}  # None: the main result's budget of MACs
-REPAIRED = {  # label → rank, and how weights are chosen and counted before the others are solved for (see `experiments.Repair`)
-    "": ("B", "together", "curves", 0.0),
-    "magnitude": ("B", "magnitude", "layerwise", 0.0),
-    "scan": ("C", "together", "layerwise", 0.0),
-    "macs": ("C", "together", "curves", 0.5),
-    "per_mac": ("C", "together", "curves", 1.0),
-    "wanda": ("C", "wanda", "layerwise", 0.0),
+REPAIRED = {  # label → rank, and in what it differs from the first (see `experiments.Repair`)
+    "": ("B", {}),
+    "magnitude": ("B", {"choice": "magnitude", "allocation": "layerwise"}),
+    "blocks": ("C", {"block": quantised.BLOCK}),
+    "scan": ("C", {"allocation": "layerwise"}),
+    "macs": ("C", {"alpha": 0.5}),
+    "per_mac": ("C", {"alpha": 1.0}),
+    "wanda": ("C", {"choice": "wanda", "allocation": "layerwise"}),
 }
 REPAIRED_PCT = (90.0, 95.0)  # besides the main sparsity, of the first two
 REPAIR_IMAGES = 1000
@@ -120,13 +122,15 @@ class _Planner:
     def _repaired(self) -> Iterator[Ranked]:
         """Nothing is trained: the weights that stay are solved for."""
         main_pct, images = self.profile.magnitude_sparsity_pct, min(REPAIR_IMAGES, self.profile.statistics_images)
+        common = {"images": images, "positions": self.profile.positions}
         for pct in (main_pct, *REPAIRED_PCT):
-            labels = REPAIRED if pct == main_pct else ("", "magnitude")
-            for label, (rank, choice, allocated, alpha) in ((label, REPAIRED[label]) for label in labels):
-                scan = Scan(self.profile.scan_images) if allocated == "layerwise" else None
-                pruning = Repair(choice, allocated, pct / 100, images, self.profile.positions, alpha, scan)
-                label = label if pct == main_pct else label or "curve"
-                yield rank, self._experiment("repaired", self.trained, label=label, prune=pruning)
+            for label in REPAIRED if pct == main_pct else ("", "magnitude"):
+                rank, changed = REPAIRED[label]
+                how = {"choice": "together", "allocation": "curves", **changed}
+                scan = Scan(self.profile.scan_images) if how["allocation"] == "layerwise" else None
+                name = label if pct == main_pct else label or "curve"
+                pruning = Repair(sparsity=pct / 100, scan=scan, **how, **common)
+                yield rank, self._experiment("repaired", self.trained, label=name, prune=pruning)
         for choice in ("l1", "random"):
             yield "B", self._channels(choice, 0, label="solved")
 

@@ -150,6 +150,7 @@ LABELLED = {  # (method, label) → the fields in which it differs from the meth
     ("repaired", "wanda"): {"prune.choice", "prune.allocation", "prune.scan"},
     ("repaired", "scan"): {"prune.allocation", "prune.scan"},
     ("repaired", "macs"): {"prune.alpha"},
+    ("repaired", "blocks"): {"prune.block"},
     ("repaired", "per_mac"): {"prune.alpha"},
     **{(method, "solved"): {"prune.reconstruct", "recipe"} for method in ("l1_filters", "random_channels")},
     ("grasp_iterative", "preserving"): {"prune.first"},
