@@ -48,6 +48,7 @@ DETAILS = (
     *("channel_reports", "gradient_norm", "run_densely"),
 )
 MEASURED = (*NUMBERS, *WORDS, *DETAILS)
+CONTENDERS = ("method", "label", "software", "time_ms", "time_batch128_ms", "size_mib", "top1_pct")
 KEYS = ("profile", "dataset", "method", "label", "seed", "target_sparsity_pct")
 COLUMNS = (*KEYS, *MEASURED, "recipe", "experiment")
 
@@ -117,6 +118,15 @@ def facts(profile: Profile | str, dataset: str) -> dict:
     """What pages show of a data set and no single result holds (see `facts.store`); {} before it was computed."""
     path = settings.facts_path(profile if isinstance(profile, str) else profile.name, dataset)
     return files.load_json(path) if path.is_file() else {}
+
+
+def contenders(profile: Profile | str) -> pd.DataFrame:
+    """What `contenders.main` stored, one line a network and its software; `.attrs` says where it was measured. Empty without."""
+    path = settings.contenders_path(profile if isinstance(profile, str) else profile.name)
+    stored = files.load_json(path) if path.is_file() else {"lines": []}
+    frame = pd.DataFrame(stored["lines"], columns=CONTENDERS)
+    frame.attrs = {name: stored[name] for name in ("device", "threads", "commit", "missing") if name in stored}
+    return frame
 
 
 def pack_bits(correct: np.ndarray) -> dict:

@@ -197,6 +197,11 @@ def facts_path(profile_name: str, dataset: str) -> Path:
     return results_dir(profile_name) / f"{dataset}-facts.json"
 
 
+def contenders_path(profile_name: str) -> Path:
+    """What was timed beside the results in other engines (see `contenders`)."""
+    return results_dir(profile_name) / "contenders.json"
+
+
 def scan_path(profile_name: str, name: str) -> Path:
     """What several results are decided from (validation scans, reconstruction errors): kept with the results."""
     return results_dir(profile_name) / "scans" / name

@@ -31,6 +31,19 @@ def test_the_answer_follows_the_results():
     assert "2.7 points" in worse[2]  # CIFAR-10's, which is the larger loss
 
 
+def test_quantising_is_told_beside_pruning():
+    lines = [
+        ("dense", "", "PyTorch fp32", 400.0, 92.4),
+        ("dense", "", "fast int8", 50.0, 90.0),  # loses more than a point: no choice
+        ("dense", "", "sound int8", 100.0, 92.3),
+        ("repaired", "blocks", "zeros skipped int8", 40.0, 91.9),
+    ]
+    timed = pd.DataFrame(lines, columns=["method", "label", "software", "time_batch128_ms", "top1_pct"])
+    expected = {"quantised": 4.0, "quantised_lost": 0.1, "both": 10.0, "both_lost": 0.5}
+    assert index.instead(timed) == pytest.approx(expected)
+    assert index.instead(timed.iloc[1:]) == index.instead(timed.iloc[:3]) == {}
+
+
 @pytest.mark.parametrize(
     "frame",
     [

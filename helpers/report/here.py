@@ -1,14 +1,11 @@
-"""On this machine: dense, pruned and smaller networks in every engine that is installed, timed here, beside the study's times.
+"""On this machine: the study's networks in every engine that is installed, timed here, beside the study's own times.
 
     python -m helpers.report.here [--seconds 1.5]
 
-Needs the committed results alone, neither images nor trained weights: times depend on where zeros are and how wide layers are,
-not on values. A network that lies with the results is timed as it is; another gets random weights, with as many zeros in each
-layer as its result has.
+Needs the committed results alone, neither images nor trained weights.
 """
 
 import argparse
-import contextlib
 import html
 import sys
 import time
@@ -19,83 +16,37 @@ import pandas as pd
 import torch
 from markupsafe import Markup
 
-from helpers import engines, files, machine, models, plan, progress, results, settings, storage
-from helpers.experiments import Experiment
-from helpers.pruning import masks
+from helpers import contenders, files, machine, results, settings
 from helpers.report import look, pages, tables
 from helpers.report.build import provenance
 
-STUDY, DATASET = "study", "cifar10"
-SKIPPED = "zeros skipped fp32"
-DENSE = tuple(name for name in engines.ENGINES if not name.startswith("zeros skipped"))
-METHODS = {"dense": DENSE, "layerwise_magnitude": (SKIPPED, "zeros skipped int8"), "uniform_magnitude": (SKIPPED,)}
-METHODS["lasso_channels"] = tuple(name for name in DENSE if not name.startswith("ONNX"))
-MEASURED = {"PyTorch fp32": ("folded_", ""), SKIPPED: ("sparse_",)}  # what the study timed as well: prefixes of its columns
-COLUMNS = {"time_ms": ("latency_ms", 1), "time_batch128_ms": ("latency_batch128_ms", 128)}
+STUDY = contenders.STUDY
 HERE, THERE = "here", "in the study"
-CALIBRATION_IMAGES = 64  # drawn: the ranges of activations change no time
 
 
-def network(experiment: Experiment, result: dict) -> models.VGG:
-    """The network that lies with a result, else one with random weights, and zeros or widths as the result has them."""
-    with contextlib.suppress(FileNotFoundError):  # only some networks are kept, and of others only the masks
-        return storage.committed(DATASET, experiment.name, STUDY)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        made = models.VGG(10, result.get("widths", models.VGG16)).eval()
-    if "size_bitmask_mib" in result:
-        masks.magnitude(made, {f"{layer['name']}.weight": layer["kept"] for layer in result["layers"]}).apply(made)
-    return made
+def beside(here: pd.DataFrame, there: pd.DataFrame) -> pd.DataFrame:
+    """Milliseconds by network and software on two machines, from two frames of `contenders`; empty where one has no line."""
+    sides = {}
+    for side, frame in ((HERE, here), (THERE, there)):
+        names = [look.name(line.method, line.label) for line in frame.itertuples()]
+        index = pd.MultiIndex.from_arrays([names, frame["software"]], names=["network", "software"])
+        sides[side] = frame[list(contenders.TIMES)].set_axis(index).astype(float)
+    return pd.concat({HERE: sides[HERE], THERE: sides[THERE].reindex(sides[HERE].index)}, axis=1)
 
 
-def timed(seconds: float) -> tuple[pd.DataFrame, list[str]]:
-    """Milliseconds by (network, software) here and in the study, and why some software has no line.
-
-    ValueError where the study's results are missing. Engines whose products would saturate here are left out: one would not
-    use them.
-    """
-    planned = plan.experiments(settings.PROFILES[STUDY])
-    main = {e.method: e for e in reversed(planned) if (e.dataset, e.label, e.seed) == (DATASET, "", 0) and e.method in METHODS}
-    found = {method: result for method in METHODS if method in main and (result := results.load(main[method]))}
-    if not found:
-        raise ValueError(f"no results of {DATASET} in {settings.results_dir(STUDY)}: restore them from the repository")
-    drawn, running, missing = torch.randn(128, 3, 32, 32), {}, {}
-    lines: dict[tuple[str, str], dict[tuple[str, str], float | None]] = {}
-    with contextlib.ExitStack() as stack:
-        for method, result in found.items():
-            made = network(main[method], result)
-            for software in METHODS[method]:
-                if engines.saturates(software):
-                    continue
-                try:
-                    engine = engines.Engine(software, made, drawn[:CALIBRATION_IMAGES])
-                except engines.Unavailable as reason:
-                    missing[software] = f"{software}: {reason}."
-                    continue
-                running[look.name(method), software] = stack.enter_context(engine)
-                progress.say(f"{look.name(method)}, {software}: ready")
-                stored = {c: [result.get(f"{p}{name}") for p in MEASURED.get(software, ())] for c, (name, _) in COLUMNS.items()}
-                lines[look.name(method), software] = {(THERE, c): next(filter(None, v), None) for c, v in stored.items()}
-        for column, (_, batch) in COLUMNS.items():
-            for head, latency in engines.latency(running, drawn[:batch], min_seconds=seconds).items():
-                lines[head][HERE, column] = latency.median_ms
-    frame = pd.DataFrame.from_dict(lines, orient="index").astype(float)
-    frame.index = pd.MultiIndex.from_tuples(lines, names=["network", "software"])
-    frame.columns = pd.MultiIndex.from_tuples(frame.columns)
-    return frame[[(side, column) for side in (HERE, THERE) for column in COLUMNS]], list(missing.values())
-
-
-def page(frame: pd.DataFrame, missing: Sequence[str], out: Path) -> str:
+def page(here: pd.DataFrame, there: pd.DataFrame, missing: Sequence[str], out: Path) -> str:
     """The whole file."""
-    study = provenance(results.frame(settings.PROFILES[STUDY]), STUDY)
-    here = f"{machine.processor()}, {torch.get_num_threads()} threads"
-    note = f"Here: {here}. In the study: {study['provenance']['Results measured on']}. " + html.escape(" ".join(missing))
-    table = tables.table(frame, caption="VGG16-BN on CIFAR-10.", note=note)
+    where = f"Here: {machine.processor()}, {torch.get_num_threads()} threads."
+    if there.attrs:
+        where += f" In the study: {there.attrs['device']}, {there.attrs['threads']} threads."
+    note = f"{where} {html.escape(' '.join(missing))}"
+    table = tables.table(beside(here, there), caption="VGG16-BN on CIFAR-10.", note=note)
     words = Markup(
         '<h1>On this machine</h1><p class="lede">The study\'s networks timed here, each software in a process of its own, in '
-        "turns. Compare lines of one machine. The study ran PyTorch with batch norms as they are.</p>"
+        "turns. Compare lines of one machine.</p>"
     )
     site = [pages.describe(path) for path in sorted(pages.NOTEBOOKS.glob("*.ipynb"))]
+    study = provenance(results.frame(settings.PROFILES[STUDY]), STUDY)
     return pages.page(words + Markup(table.to_html()), [], None, site, out, "helpers/report/here.py", failure="", **study)
 
 
@@ -105,10 +56,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=1.5, help="for one time")
     options = parser.parse_args(arguments)
     begun, path = time.monotonic(), settings.report_dir(STUDY) / "here.html"
-    frame, missing = timed(options.seconds)
+    here, missing = contenders.measure(options.seconds)
+    there = results.contenders(STUDY)
     with files.atomic(path) as temporary:
-        temporary.write_text(page(frame, missing, path.parent), encoding="utf-8")
-    print(frame.round(2).to_string(), *missing, sep="\n")
+        temporary.write_text(page(here, there, missing, path.parent), encoding="utf-8")
+    print(beside(here, there).round(2).to_string(), *missing, sep="\n")
     print(f"in {time.monotonic() - begun:.0f} s: {path}")
     return 0
 

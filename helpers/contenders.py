@@ -1,0 +1,128 @@
+"""What one would do instead of pruning, and pruning beside it: networks of the study in every engine, timed in turns.
+
+    python -m helpers.contenders [--seconds 4]        on a quiet machine, with CIFAR-10 and the trained weights
+
+stores the study's own run with its results; `report.here` repeats it on a reader's machine. Each engine has a process of its
+own (see `engines`). Times depend on where zeros are and how wide layers are, not on values: a network whose masks or widths
+alone are known is timed with random weights, and has no accuracy of its own.
+"""
+
+import argparse
+import contextlib
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from helpers import data, engines, files, machine, models, plan, pretrained, progress, results, settings, storage
+from helpers.experiments import Experiment
+from helpers.measurement import BATCH
+from helpers.pruning import masks
+
+STUDY, DATASET = "study", "cifar10"
+FLOAT, WHOLE = "zeros skipped fp32", "zeros skipped int8"
+DENSE = tuple(name for name in engines.ENGINES if name not in (FLOAT, WHOLE))
+SOFTWARE = {  # (method, label) of a main result → the software that its network is timed in
+    ("dense", ""): DENSE,
+    ("layerwise_magnitude", ""): (FLOAT,),
+    ("repaired", ""): (FLOAT,),
+    ("repaired", "per_mac"): (FLOAT,),
+    ("repaired", "blocks"): (WHOLE,),
+    ("lasso_channels", ""): DENSE,
+}
+TIMES = {"time_ms": 1, "time_batch128_ms": BATCH}  # column → images at once
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A network of the study; `real` where its weights are its own."""
+
+    experiment: Experiment
+    network: models.VGG
+    real: bool
+
+
+def contenders(trained: bool) -> list[Contender]:
+    """The networks of `SOFTWARE` that the study has results of; with `trained` the dense one has its given weights."""
+    planned = {(e.method, e.label): e for e in reversed(plan.experiments(settings.PROFILES[STUDY])) if e.dataset == DATASET}
+    found = []
+    for wanted in SOFTWARE:
+        if wanted in planned and (result := results.load(planned[wanted])) is not None:
+            found.append(_contender(planned[wanted], result, trained))
+    if not found:
+        raise ValueError(f"no results of {DATASET} in {settings.results_dir(STUDY)}: restore them from the repository")
+    return found
+
+
+def _contender(experiment: Experiment, result: dict, trained: bool) -> Contender:
+    if experiment.method == "dense" and trained:
+        return Contender(experiment, pretrained.load(DATASET), True)
+    with contextlib.suppress(FileNotFoundError):  # only some networks are kept, and of others only the masks
+        return Contender(experiment, storage.committed(DATASET, experiment.name, STUDY), True)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        network = models.VGG(10, result.get("widths", models.VGG16)).eval()
+    if "size_bitmask_mib" in result:
+        masks.magnitude(network, {f"{layer['name']}.weight": layer["kept"] for layer in result["layers"]}).apply(network)
+    return Contender(experiment, network, False)
+
+
+def measure(seconds: float, splits: data.Splits | None = None) -> tuple[pd.DataFrame, list[str]]:
+    """One line a network and its software, timed here in turns, `seconds` for each time; and why some software has no line.
+
+    Columns: method, label, software, `TIMES` in ms, `size_mib` of an engine's own file, and with `splits` `top1_pct` of the
+    networks that have their own weights. Int8 activations get their ranges from training images, without `splits` from noise.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        noise = torch.randn(BATCH, 3, 32, 32)
+    running: dict[int, engines.Engine] = {}
+    lines, missing = [], {}
+    with contextlib.ExitStack() as stack:
+        for contender in contenders(trained=splits is not None):
+            of = contender.experiment.method, contender.experiment.label
+            ranges = engines.calibration(splits.train, contender.network) if splits else noise
+            for software in SOFTWARE[of]:
+                if splits is None and engines.saturates(software):
+                    continue  # one would not use it, and without test images nobody would see why
+                try:
+                    engine = stack.enter_context(engines.Engine(software, contender.network, ranges))
+                except engines.Unavailable as reason:
+                    missing[software] = f"{software}: {reason}."
+                    continue
+                progress.say(f"{' '.join(of)}, {software}: ready")
+                line = {"method": of[0], "label": of[1], "software": software, "size_mib": engine.size_mib}
+                if splits and contender.real:
+                    line["top1_pct"] = engines.top1_pct(engine, splits.test, contender.network.normalization)
+                running[len(lines)] = engine
+                lines.append(line)
+        for column, images in TIMES.items():
+            for number, latency in engines.latency(running, noise[:images], min_seconds=seconds).items():
+                lines[number][column] = latency.median_ms
+    return pd.DataFrame(lines), list(missing.values())
+
+
+def main(arguments: Iterable[str] | None = None) -> int:
+    """Time the study's networks in every engine and store that with the study's results."""
+    parser = argparse.ArgumentParser(prog="python -m helpers.contenders", description=main.__doc__)
+    parser.add_argument("--seconds", type=float, default=4.0, help="for one time")
+    options = parser.parse_args(arguments)
+    begun = time.monotonic()
+    frame, missing = measure(options.seconds, data.load(DATASET, torch.device("cpu")))
+    where = {"device": machine.processor(), "threads": torch.get_num_threads(), "commit": results.commit()}
+    lines = [{name: value for name, value in line.items() if pd.notna(value)} for line in frame.to_dict("records")]
+    files.save_json(settings.contenders_path(STUDY), {**where, "missing": missing, "lines": lines})
+    print(frame.round(2).to_string(), *missing, f"in {time.monotonic() - begun:.0f} s", sep="\n")
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("stopped; nothing was stored")
+    except (ValueError, OSError) as error:
+        sys.exit(f"{type(error).__name__}: {error}")
