@@ -12,7 +12,7 @@ export PYTHONUNBUFFERED = 1
 .DEFAULT_GOAL := report
 
 report: $(READY)  ## execute the notebooks and write the pages (PROFILE=demo, study or paper)
-	@$(if $(filter demo,$(PROFILE)),$(RUN) -m helpers.study --profile demo)
+	@$(if $(filter demo,$(PROFILE)),$(RUN) -m helpers.study --profile demo --processes 2)
 	@$(RUN) -m helpers.report --profile $(PROFILE)
 
 test: $(READY)  ## every test; those that need real CIFAR or a browser say why they are skipped

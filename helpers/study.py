@@ -1,22 +1,27 @@
 """The study: make the experiments of a profile, store their results, time the networks, give the frame.
 
-    python -m helpers.study [--profile study] [--topic grasp] [--dataset cifar10] [--list | --time]
+    python -m helpers.study [--profile study] [--topic grasp] [--dataset cifar10] [--list | --time] [--processes 2]
     python -m helpers.study --scheduler tcp://host:8786 | --workers 4      the same on a Dask cluster (see docs/scaling.md)
 
 Notebooks call `frame` and `dense_network`.
 """
 
 import argparse
+import contextlib
 import copy
 import json
+import multiprocessing
 import sys
 import tempfile
+from collections import deque
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from helpers import (
     data,
@@ -63,11 +68,16 @@ def dense_network(dataset: str) -> VGG:
     return making.dense_network(next(profiles), dataset)
 
 
-def make_missing(profile: Profile, wanted: Sequence[Experiment]) -> None:
-    """Make the results that are not there, one after the other, then the facts and times of what is on disk.
+def make_missing(profile: Profile, wanted: Sequence[Experiment], processes: int = 1) -> None:
+    """Make the results that are not there, so many at a time, then the facts and times of what is on disk.
 
     A data set whose images or weights are missing is named once and left out; FileNotFoundError where all are.
     """
+    if processes > 1:
+        threads = max(1, machine.cores() // processes)
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(processes, context, torch.set_num_threads, (threads,)) as pool:
+            deque(pool.map(_compute_if_possible, wanted), maxlen=0)
     present = dict.fromkeys(experiment.dataset for experiment in wanted)
     for experiment in wanted:
         try:
@@ -81,6 +91,11 @@ def make_missing(profile: Profile, wanted: Sequence[Experiment]) -> None:
     for dataset in present:
         facts.store(profile, dataset)
     timing.measure(profile, [e for e in plan.experiments(profile) if e.dataset in present])
+
+
+def _compute_if_possible(experiment: Experiment) -> None:
+    with contextlib.suppress(FileNotFoundError):  # told afterwards, once a data set
+        compute(experiment)
 
 
 def compute(experiment: Experiment) -> dict:
@@ -196,6 +211,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--list", action="store_true", help="only say what is there and what is missing")
     parser.add_argument("--time", action="store_true", help="only time all networks on disk again")
     where = parser.add_mutually_exclusive_group()
+    where.add_argument("--processes", type=int, default=1, help="make so many at a time on this machine")
     where.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="make them on the Dask cluster there")
     where.add_argument("--workers", type=int, help="make them on a Dask cluster of so many processes on this machine")
     options = parser.parse_args(arguments)
@@ -213,7 +229,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
 
         return cluster.make(planned, options.scheduler, options.workers)
     else:
-        make_missing(profile, planned)
+        make_missing(profile, planned, options.processes)
     return 0
 
 

@@ -253,6 +253,17 @@ def test_of_two_data_sets_the_one_at_hand_is_made_to_its_end(noted, monkeypatch,
     assert noted["facts"] == ["cifar100"]
 
 
+def test_two_processes_make_each_result_once(monkeypatch, own_folders, capfd):
+    monkeypatch.setattr(study.facts, "store", lambda *_: None)
+    monkeypatch.setattr(study.timing, "measure", lambda *_: None)
+    wanted = [planned(name) for name in ("dense", "uniform_magnitude-s80.33", "snip-s80")]
+    study.make_missing(tiny.PROFILE, wanted, processes=2)
+    assert all(results.load(e) for e in wanted)
+    assert {results.load(e)["threads"] for e in wanted} == {max(1, machine.cores() // 2)}
+    said = capfd.readouterr().err
+    assert all(said.count(f"{e.name}: making it") == 1 for e in wanted)
+
+
 def test_the_demo_makes_what_a_topic_lacks_and_shows_everything(noted):
     results.save(planned("snip-s80"), {"correct": {"images": 0, "bits": ""}, "top1_pct": 50.0})
     frame = study.frame("channels", tiny.PROFILE)
