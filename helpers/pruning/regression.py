@@ -98,11 +98,11 @@ class Statistics:
         self.yy -= self.rows * self.y_mean.square()
         return self._finite()
 
-    def explained_by(self, W: Tensor, bias: Tensor) -> "Statistics":
+    def explained_by(self, W: Tensor, bias: Tensor | None) -> "Statistics":
         """These statistics (centred) with Y = X Wᵀ + bias, for which no row of Y is needed."""
         self.xy = self.xx @ W.T
         self.yy = (W.T * self.xy).sum(0, dtype=torch.float64)
-        self.y_mean = W.double() @ self.x_mean + bias
+        self.y_mean = W.double() @ self.x_mean + (0 if bias is None else bias)
         return self._finite()
 
     def _finite(self) -> "Statistics":
@@ -145,31 +145,38 @@ def collect(
         rows: about so many, the same number from each image, and from no more images than that takes.
     """
     per_image = max(1, rows // count) if rows else samples.positions
-    statistics, done, Y = None, 0, None if targets is None else targets.view(count, -1, len(layer.weight))[:, :per_image]
+    statistics: Statistics | None = None
+    done, Y = 0, None if targets is None else targets.view(count, -1, len(layer.weight))[:, :per_image]
     for maps in inputs:
         here = slice(done, done + len(maps))
         if isinstance(layer, nn.Linear):
             X = maps.flatten(2).transpose(1, 2) if maps.dim() > 2 else maps.unsqueeze(1)
         else:
             X = patches(maps, samples.positions_of(count, maps.shape[-1])[here, :per_image])
-        statistics = statistics or Statistics(*X.shape[1:], len(layer.weight), maps.device)
+        statistics = statistics or Statistics(X.shape[1], X.shape[2], len(layer.weight), maps.device)
         statistics.add(X, None if Y is None else Y[here].flatten(0, 1))
         done += len(maps)
         if rows and statistics.rows >= rows:
             break
+    if statistics is None:
+        raise ValueError("a layer needs images to be solved from")
     statistics.centred()
-    return statistics if targets is not None else statistics.explained_by(matrix(layer, statistics.taps), layer.bias)
+    return statistics if targets is not None else statistics.explained_by(matrix(layer.weight, statistics.taps), layer.bias)
 
 
-def matrix(layer: nn.Conv2d | nn.Linear, taps: int) -> Tensor:
-    """The layer's weight as W (outputs, taps · channels)."""
-    return layer.weight.detach().reshape(len(layer.weight), -1, taps).transpose(1, 2).flatten(1)
+def matrix(weight: Tensor, taps: int) -> Tensor:
+    """A layer's weight, or a mask of it, as W (outputs, taps · channels)."""
+    return weight.detach().reshape(len(weight), -1, taps).transpose(1, 2).flatten(1)
+
+
+def unmatrix(W: Tensor, taps: int, shape: torch.Size) -> Tensor:
+    """The inverse of `matrix`: a weight or a mask of that shape."""
+    return W.view(len(W), taps, -1).transpose(1, 2).reshape(shape)
 
 
 def assign(layer: nn.Conv2d | nn.Linear, W: Tensor, bias: Tensor, taps: int) -> None:
     """Give the layer the weights W (outputs, taps · channels) and the bias (outputs,), in place."""
-    layer.weight = nn.Parameter(W.view(len(W), taps, -1).transpose(1, 2).reshape(layer.weight.shape))
-    layer.bias = nn.Parameter(bias)
+    layer.weight, layer.bias = nn.Parameter(unmatrix(W, taps, layer.weight.shape)), nn.Parameter(bias)
 
 
 @dataclass(frozen=True)
@@ -217,8 +224,8 @@ def path(statistics: Statistics, W: Tensor, count: int | None = None) -> Path:
     The whole path, or with `count` only until it holds more channels than that.
     """
     taps, c = statistics.taps, statistics.channels
-    gram = ((W.T @ W) * statistics.xx).view(taps, c, taps, c).sum((0, 2), dtype=torch.float64)
-    gram = ((gram + gram.T) / 2).cpu().numpy()  # symmetric to the last bit
+    sums = ((W.T @ W) * statistics.xx).view(taps, c, taps, c).sum((0, 2), dtype=torch.float64)
+    gram = ((sums + sums.T) / 2).cpu().numpy()  # symmetric to the last bit
     correlation = (W.T * statistics.xy).view(taps, c, -1).sum((0, 2), dtype=torch.float64).cpu().numpy()
     alive = np.flatnonzero(np.diag(gram) > DEAD * np.diag(gram).max())
     if not len(alive):
@@ -228,8 +235,9 @@ def path(statistics: Statistics, W: Tensor, count: int | None = None) -> Path:
     while not whole and (count is None or seen <= count):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # an early end, where channels are equal: see Path.keep
-            sums = correlation[alive], gram[np.ix_(alive, alive)]
-            penalties, _, found = lars_path_gram(*sums, n_samples=statistics.rows, max_iter=steps, method="lasso")
+            penalties, _, found = lars_path_gram(
+                correlation[alive], gram[np.ix_(alive, alive)], n_samples=statistics.rows, max_iter=steps, method="lasso"
+            )
         seen, whole = (found != 0).sum(axis=0).max(), steps == most or len(penalties) <= steps
         steps = min(most, 2 * steps)  # channels left the path on the way: go further
     beta = np.zeros((c, len(penalties)))
