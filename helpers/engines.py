@@ -182,7 +182,7 @@ def _time(images: np.ndarray, seconds: float) -> list[float]:
 
 
 def _torch(network: models.VGG, images: np.ndarray, threads: int, folder: Path, *, dtype: torch.dtype) -> Built:
-    folded = models.fold_batch_norm(network).to(dtype).to(memory_format=torch.channels_last)
+    folded = models.fold_batch_norm(network).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def call(x: np.ndarray) -> np.ndarray:

@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import filelock
 import torch
@@ -19,6 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from helpers import progress
+
+Content = TypeVar("Content")
 DIGEST = "sha256"
 AGAIN = "delete it to have it made again"
 
@@ -114,6 +118,15 @@ def load_json(path: str | os.PathLike) -> dict:
     if not intact:
         raise CorruptFile(f"{path} does not match its {DIGEST} digest; {AGAIN}")
     return payload
+
+
+def intact(path: Path, read: Callable[[Path], Content]) -> Content | None:
+    """What `read` makes of a file; None where there is none or, after one line that says so, where it is damaged."""
+    try:
+        return read(path) if path.is_file() else None
+    except CorruptFile as error:
+        progress.say(f"{error}")
+        return None
 
 
 @contextmanager

@@ -70,12 +70,7 @@ def measured(result: Mapping) -> dict:
 def load(experiment: Experiment) -> dict | None:
     """The stored result; None when there is none or, after saying so, when it is damaged or other decisions made it."""
     path = settings.result_path(experiment.profile, experiment.dataset, experiment.name)
-    if not path.is_file():
-        return None
-    try:
-        result = read(path)
-    except files.CorruptFile as error:
-        progress.say(f"{error}")
+    if (result := files.intact(path, read)) is None:
         return None
     if result["hash"] != experiment.hash:
         before, now = result["experiment"], json.loads(json.dumps(experiment.decisions))
@@ -121,7 +116,7 @@ def facts(profile: Profile | str, dataset: str) -> dict:
 
 def pack_bits(correct: np.ndarray) -> dict:
     """Which images were right: their number, and base64 of packed bits."""
-    return {"images": len(correct), "bits": base64.b64encode(np.packbits(correct)).decode()}
+    return {"images": len(correct), "bits": base64.b64encode(np.packbits(correct).tobytes()).decode()}
 
 
 def unpack_bits(packed: Mapping) -> np.ndarray:

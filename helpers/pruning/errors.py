@@ -5,7 +5,7 @@ label is read and nothing is trained. `allocate` then makes the last weight wort
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -30,10 +30,6 @@ class Curve:
 
     densities: tuple[float, ...]
     errors: tuple[float, ...]
-
-    def to_dict(self) -> dict:
-        """Plain JSON, which `Curve(**…)` takes back."""
-        return asdict(self)
 
 
 @torch.no_grad()
