@@ -10,6 +10,7 @@ layer as its result has.
 import argparse
 import contextlib
 import html
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -54,35 +55,42 @@ def timed(seconds: float) -> tuple[pd.DataFrame, list[str]]:
     ValueError where the study's results are missing. Engines whose products would saturate here are left out: one would not
     use them.
     """
-    planned = plan.experiments(settings.PROFILES[STUDY])
-    main = {e.method: e for e in reversed(planned) if (e.dataset, e.label, e.seed) == (DATASET, "", 0) and e.method in METHODS}
-    found = {method: result for method in METHODS if method in main and (result := results.load(main[method]))}
-    if not found:
-        raise ValueError(f"no results of {DATASET} in {settings.results_dir(STUDY)}: restore them from the repository")
     drawn, running, missing = torch.randn(128, 3, 32, 32), {}, {}
-    lines: dict[tuple[str, str], dict[tuple[str, str], float | None]] = {}
+    lines: dict[tuple[str, str], dict[tuple[str, str], float]] = {}
     with contextlib.ExitStack() as stack:
-        for method, result in found.items():
-            made = network(main[method], result)
-            for software in METHODS[method]:
-                if engines.saturates(software):
-                    continue
+        for experiment, result in _main_results():
+            made, name = network(experiment, result), look.name(experiment.method)
+            for software in (software for software in METHODS[experiment.method] if not engines.saturates(software)):
                 try:
                     engine = engines.Engine(software, made, drawn[:CALIBRATION_IMAGES])
                 except engines.Unavailable as reason:
                     missing[software] = f"{software}: {reason}."
                     continue
-                running[look.name(method), software] = stack.enter_context(engine)
-                progress.say(f"{look.name(method)}, {software}: ready")
-                stored = {c: [result.get(f"{p}{name}") for p in MEASURED.get(software, ())] for c, (name, _) in COLUMNS.items()}
-                lines[look.name(method), software] = {(THERE, c): next(filter(None, v), None) for c, v in stored.items()}
+                running[name, software] = stack.enter_context(engine)
+                progress.say(f"{name}, {software}: ready")
+                lines[name, software] = {(THERE, column): _in_the_study(result, software, column) for column in COLUMNS}
         for column, (_, batch) in COLUMNS.items():
             for head, latency in engines.latency(running, drawn[:batch], min_seconds=seconds).items():
                 lines[head][HERE, column] = latency.median_ms
-    frame = pd.DataFrame.from_dict(lines, orient="index").astype(float)
-    frame.index = pd.MultiIndex.from_tuples(lines, names=["network", "software"])
-    frame.columns = pd.MultiIndex.from_tuples(frame.columns)
+    frame = pd.DataFrame.from_dict(lines, orient="index")
+    frame.index, frame.columns = pd.MultiIndex.from_tuples(lines, names=["network", "software"]), pd.MultiIndex.from_tuples(frame)
     return frame[[(side, column) for side in (HERE, THERE) for column in COLUMNS]], list(missing.values())
+
+
+def _main_results() -> list[tuple[Experiment, dict]]:
+    """The networks of the page, those in `METHODS`, with their results."""
+    planned = plan.experiments(settings.PROFILES[STUDY])
+    main = {e.method: e for e in reversed(planned) if (e.dataset, e.label, e.seed) == (DATASET, "", 0)}
+    found = [(main[method], result) for method in METHODS if method in main and (result := results.load(main[method]))]
+    if not found:
+        raise ValueError(f"no results of {DATASET} in {settings.results_dir(STUDY)}: restore them from the repository")
+    return found
+
+
+def _in_the_study(result: dict, software: str, column: str) -> float:
+    """What the study measured with the same software; NaN where it did not."""
+    stored = (result.get(f"{prefix}{COLUMNS[column][0]}") for prefix in MEASURED.get(software, ()))
+    return next(filter(None, stored), math.nan)
 
 
 def page(frame: pd.DataFrame, missing: Sequence[str], out: Path) -> str:
