@@ -206,7 +206,8 @@ def _channels(maker: Maker, how: Channels) -> Made:
     )
     small.to(machine.device())
     training.recalibrate(small, maker.splits.train, images=how.recalibration_images, seed=wanted.seed)
-    details = maker.details | {"widths": list(small.widths), "channel_reports": [report.as_dict() for report in reports]}
+    plain = [{name: value for name, value in asdict(report).items() if name != "kept"} for report in reports]
+    details = maker.details | {"widths": list(small.widths), "channel_reports": plain}
     untrained = training.evaluate(small, maker.splits.test)
     made = Made(small, None, untrained, weights=maker.weights_name, dense_params=dense_params, details=details)
     made.trained = maker.fit(small)

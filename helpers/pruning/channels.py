@@ -8,7 +8,7 @@ it gives what the original gave before its batch norm. The result is an ordinary
 import copy
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from time import perf_counter
 
@@ -192,10 +192,6 @@ class LayerReport:
     solver: str
     rows: int
     seconds: float
-
-    def as_dict(self) -> dict:
-        """All but the indices, as plain JSON."""
-        return {key: value for key, value in asdict(self).items() if key != "kept"}
 
 
 def layer_statistics(
