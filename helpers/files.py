@@ -101,11 +101,16 @@ def _json_digest(payload: dict) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def save_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def save_json(path: str | os.PathLike, payload: dict) -> None:
     """Write `payload` (no NaN, no infinity) as readable JSON with a digest field."""
     text = json.dumps({**payload, DIGEST: _json_digest(payload)}, indent=1, allow_nan=False, ensure_ascii=False)
-    with atomic(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    save_text(path, text + "\n")
 
 
 def load_json(path: str | os.PathLike) -> dict:

@@ -114,9 +114,9 @@ def latency(
     batches = batch if isinstance(batch, Mapping) else dict.fromkeys(callables, batch)
 
     def times(name: Name, seconds: float) -> list[float]:
-        globals = {"call": callables[name], "batch": batches[name]}
-        timer = Timer("call(batch)", globals=globals, num_threads=torch.get_num_threads())
-        return [1e3 * time for time in timer.blocked_autorange(min_run_time=seconds).times]
+        named = {"call": callables[name], "batch": batches[name]}
+        timer = Timer("call(batch)", globals=named, num_threads=torch.get_num_threads())
+        return [1e3 * spent for spent in timer.blocked_autorange(min_run_time=seconds).times]
 
     with _evaluating(*callables.values()):
         for name, call in callables.items():

@@ -153,19 +153,19 @@ def build(
             text = pages.page(*pages.contents(notebook, out), current, site, out, failure=failure, **words)
             partial = aside / f"{path.stem}.partial.html"
             if failure:
-                _write(partial, text)
-                _write(partial.with_suffix(".ipynb"), nbformat.writes(notebook))
+                files.save_text(partial, text)
+                files.save_text(partial.with_suffix(".ipynb"), nbformat.writes(notebook))
                 raise Failed(f"{failure} (what it had shown so far: {partial})")
             for left in (partial, partial.with_suffix(".ipynb")):
                 left.unlink(missing_ok=True)
-            _write(out / current.file, text)
+            files.save_text(out / current.file, text)
             written.append(out / current.file)
         frame = _results(profile)
         first = pages.page(index.body(frame, profile, site), [], None, site, out, failure="", **provenance(frame, profile))
-        _write(out / "index.html", first)
+        files.save_text(out / "index.html", first)
         if out == settings.ROOT / "reports":
             for path, text in summary.texts(frame).items():
-                _write(path, text)
+                files.save_text(path, text)
     return [*written, out / "index.html"]
 
 
@@ -187,11 +187,6 @@ def provenance(frame: pd.DataFrame, profile: str) -> dict:
 
 def _results(profile: str) -> pd.DataFrame:
     return timing.of_one_run(results.frame(settings.profile(profile)))
-
-
-def _write(path: Path, text: str) -> None:
-    with files.atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -114,8 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     begun, path = time.monotonic(), settings.report_dir(STUDY) / "here.html"
     frame, missing = timed(options.seconds)
-    with files.atomic(path) as temporary:
-        temporary.write_text(page(frame, missing, path.parent), encoding="utf-8")
+    files.save_text(path, page(frame, missing, path.parent))
     print(frame.round(2).to_string(), *missing, sep="\n")
     print(f"in {time.monotonic() - begun:.0f} s: {path}")
     return 0
