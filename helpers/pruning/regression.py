@@ -22,6 +22,7 @@ from torch.nn import functional as F
 RIDGE = 1e-3  # of the mean diagonal of XᵀX
 ROUNDING = 1e-6  # of float32 sums
 DEAD = 1e-7  # a channel with less than this share of the largest one's energy carries nothing
+Layer = nn.Conv2d | nn.Linear
 STEPS = 8  # that a LASSO path may take for each channel
 
 
@@ -90,8 +91,7 @@ class Statistics:
         if self.rows == 0:
             raise ValueError("no rows were added")
         self.xx = self.xx.triu_() + self.xx.triu(1).T
-        self.x_mean /= self.rows
-        self.y_mean /= self.rows
+        self.x_mean, self.y_mean = self.x_mean / self.rows, self.y_mean / self.rows
         x_mean = self.x_mean.float()
         self.xx.addr_(x_mean, x_mean, alpha=-self.rows)
         self.xy.addr_(x_mean, self.y_mean.float(), alpha=-self.rows)
@@ -129,13 +129,7 @@ class Statistics:
 
 @torch.no_grad()
 def collect(
-    inputs: Iterable[Tensor],
-    layer: nn.Conv2d | nn.Linear,
-    samples: Samples,
-    count: int,
-    *,
-    targets: Tensor | None = None,
-    rows: int | None = None,
+    inputs: Iterable[Tensor], layer: Layer, samples: Samples, count: int, targets: Tensor | None = None, rows: int | None = None
 ) -> Statistics:
     """Statistics of any 3×3 convolution (padding 1) or linear layer.
 
@@ -174,7 +168,7 @@ def unmatrix(W: Tensor, taps: int, shape: torch.Size) -> Tensor:
     return W.view(len(W), taps, -1).transpose(1, 2).reshape(shape)
 
 
-def assign(layer: nn.Conv2d | nn.Linear, W: Tensor, bias: Tensor, taps: int) -> None:
+def assign(layer: Layer, W: Tensor, bias: Tensor, taps: int) -> None:
     """Give the layer the weights W (outputs, taps · channels) and the bias (outputs,), in place."""
     layer.weight, layer.bias = nn.Parameter(unmatrix(W, taps, layer.weight.shape)), nn.Parameter(bias)
 
@@ -235,9 +229,8 @@ def path(statistics: Statistics, W: Tensor, count: int | None = None) -> Path:
     while not whole and (count is None or seen <= count):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # an early end, where channels are equal: see Path.keep
-            penalties, _, found = lars_path_gram(
-                correlation[alive], gram[np.ix_(alive, alive)], n_samples=statistics.rows, max_iter=steps, method="lasso"
-            )
+            of_alive = correlation[alive], gram[np.ix_(alive, alive)]
+            penalties, _, found = lars_path_gram(*of_alive, n_samples=statistics.rows, max_iter=steps, method="lasso")
         seen, whole = (found != 0).sum(axis=0).max(), steps == most or len(penalties) <= steps
         steps = min(most, 2 * steps)  # channels left the path on the way: go further
     beta = np.zeros((c, len(penalties)))
