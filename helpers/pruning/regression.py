@@ -79,8 +79,7 @@ class Statistics:
         X, c = X.flatten(1).float(), self.channels
         for tap in range(0, len(self.xx), c):  # with itself and later taps alone: XᵀX is symmetric
             self.xx[tap : tap + c, tap:].addmm_(X[:, tap : tap + c].T, X[:, tap:])
-        self.x_mean += X.sum(0, dtype=torch.float64)
-        self.rows += len(X)
+        self.rows, self.x_mean = self.rows + len(X), self.x_mean + X.sum(0, dtype=torch.float64)
         if Y is not None:
             self.xy.addmm_(X.T, Y.float())
             self.y_mean += Y.sum(0, dtype=torch.float64)
@@ -92,9 +91,9 @@ class Statistics:
             raise ValueError("no rows were added")
         self.xx = self.xx.triu_() + self.xx.triu(1).T
         self.x_mean, self.y_mean = self.x_mean / self.rows, self.y_mean / self.rows
-        x_mean = self.x_mean.float()
+        x_mean, y_mean = self.x_mean.float(), self.y_mean.float()
         self.xx.addr_(x_mean, x_mean, alpha=-self.rows)
-        self.xy.addr_(x_mean, self.y_mean.float(), alpha=-self.rows)
+        self.xy.addr_(x_mean, y_mean, alpha=-self.rows)
         self.yy -= self.rows * self.y_mean.square()
         return self._finite()
 
@@ -154,8 +153,8 @@ def collect(
             break
     if statistics is None:
         raise ValueError("a layer needs images to be solved from")
-    statistics.centred()
-    return statistics if targets is not None else statistics.explained_by(matrix(layer.weight, statistics.taps), layer.bias)
+    found = statistics.centred()
+    return found if targets is not None else found.explained_by(matrix(layer.weight, found.taps), layer.bias)
 
 
 def matrix(weight: Tensor, taps: int) -> Tensor:
