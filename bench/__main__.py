@@ -143,8 +143,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
         runs[name] = Run.now(in_own_process(name, options.quick), time.monotonic() - began)
         runs = {known: runs[known] for known in scripts() if known in runs}
         files.save_json(path.with_suffix(".json"), {known: asdict(run) for known, run in runs.items()})
-        with files.atomic(path) as temporary:  # after each, so that a stop loses none that is done
-            temporary.write_text(table(runs, options.quick), encoding="utf-8")
+        files.save_text(path, table(runs, options.quick))  # after each, so that a stop loses none that is done
     print(path.read_text(encoding="utf-8"))
     return 1 if any("failed" in row for name in names for row in runs[name].rows) else 0
 

@@ -103,7 +103,7 @@ def reference(network: models.VGG, images: Tensor, wanted: widths.Widths, sample
         reader = stream.units[number + 1]
         X, Y = rows_of(stream, number + 1, samples), known.pop(reader.name)
         taps = X.shape[1]
-        kept = bisect(X, Y - reader.layer.bias, regression.matrix(reader.layer, taps), count, generator)
+        kept = bisect(X, Y - reader.layer.bias, regression.matrix(reader.layer.weight, taps), count, generator)
         X, Y = X[:, :, kept].flatten(1).numpy(), Y.numpy()
         fitted = LinearRegression().fit(X, Y)
         errors.append(float(np.square(Y - fitted.predict(X)).sum() / np.square(Y - Y.mean(0)).sum()))

@@ -34,6 +34,7 @@ GOALS = {(LAYERWISE, 128): 2.2, (LAYERWISE, 1): 2.0}  # against the fastest dens
 GOALS |= {("80 % of blocks", 128): 2.3, ("90 % of blocks", 128): 4.0}  # against the fastest dense int8
 GOALS |= {(what, 1): 1.5 for what in BLOCKS}
 SMALL = "fewer channels"
+CALIBRATION_IMAGES = 500
 
 
 def small_network() -> models.VGG | None:
@@ -59,7 +60,7 @@ def images() -> tuple[data.Splits | None, data.Split]:
     if data.at_hand("cifar10"):
         splits = data.load("cifar10", torch.device("cpu"))
         return splits, splits.train
-    drawn = torch.randint(0, 256, (engines.CALIBRATION_IMAGES, 3, 32, 32), generator=torch.Generator().manual_seed(0))
+    drawn = torch.randint(0, 256, (CALIBRATION_IMAGES, 3, 32, 32), generator=torch.Generator().manual_seed(0))
     return None, data.Split(drawn.to(torch.uint8), torch.zeros(len(drawn), dtype=torch.long))
 
 
@@ -72,8 +73,8 @@ def run(quick: bool = False) -> list[dict]:
         for (what, name), network in contenders(quick).items():
             begun = time.perf_counter()
             try:
-                ranges = engines.calibration(calibrating, network, 64 if quick else engines.CALIBRATION_IMAGES)
-                engine = stack.enter_context(Engine(name, network, ranges))
+                ranges = calibrating.images[: 64 if quick else CALIBRATION_IMAGES]
+                engine = stack.enter_context(Engine(name, network, data.normalize(ranges, network.normalization)))
             except engines.Unavailable as reason:
                 rows += [empty(f"{name}", str(reason))] if what == "dense" else []
                 continue
@@ -81,7 +82,8 @@ def run(quick: bool = False) -> list[dict]:
             notes[what, name] = [f"built in {time.perf_counter() - begun:.0f} s"]
             notes[what, name] += [f"file {engine.size_mib:.1f} MiB"] if engine.size_mib else []
             if test is not None and what == "dense":
-                notes[what, name].append(f"top-1 {engines.top1_pct(engine, test, network.normalization):.2f} %")
+                right = engine(data.normalize(test.images, network.normalization)).argmax(1) == test.labels
+                notes[what, name].append(f"top-1 {100 * right.double().mean():.2f} %")
             notes[what, name] += ["products may saturate here"] if engines.saturates(name) else []
         for batch in (1, 128):
             shown = data.normalize(calibrating.images[:batch], trained()[0].normalization)

@@ -11,7 +11,7 @@ import torch
 
 from bench.sparse_inference import in_turns, trained
 from helpers import machine, models
-from helpers.pruning import masks, repair
+from helpers.pruning import masks, regression, repair
 from helpers.sparse import layers, quantised
 from helpers.sparse import network as execution
 
@@ -24,9 +24,8 @@ def in_blocks(sparsity: float) -> models.VGG:
     kept = {}
     for name, weight in models.weights(network).items():
         taps = weight.flatten(2).shape[2] if weight.dim() == 4 else 1
-        matrix = weight.detach().reshape(len(weight), -1, taps).transpose(1, 2).flatten(1)
-        mask = repair.keep_blocks(matrix, masks.kept_count(weight.numel(), sparsity), quantised.BLOCK, taps)
-        kept[name] = mask.view(len(weight), taps, -1).transpose(1, 2).reshape(weight.shape)
+        matrix, count = regression.matrix(weight, taps), masks.kept_count(weight.numel(), sparsity)
+        kept[name] = regression.unmatrix(repair.keep_blocks(matrix, count, quantised.BLOCK, taps), taps, weight.shape)
     masks.Masks(network, kept).apply(network)
     return network
 
@@ -36,7 +35,7 @@ def by_layer(sparsity: float, batch: int, seconds: float) -> list[dict]:
     network, images = in_blocks(sparsity), torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     ops = execution.operations(network)
     _, whole = quantised.quantised(ops, images)
-    layout = layers.IMAGES if batch >= execution.FEWEST_IMAGES else layers.POSITIONS
+    layout = execution.layout_of(images)
     rows, x = [], images
     for q, (op, size) in zip(whole, execution.sized(ops, images.shape[1:]), strict=True):
         drawn = torch.randint(0, 256, (batch, *size), dtype=torch.uint8)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from helpers import data, machine, models, pretrained, settings
 from helpers.pruning import errors, masks, regression, repair
-from helpers.pruning.channels import Activations, targets
+from helpers.pruning.channels import Activations, targets, untouched
 from helpers.pruning.regression import Samples
 from helpers.pruning.repair import System
 
@@ -57,13 +57,13 @@ def timed(work: Callable) -> tuple[float, float, object]:
 @torch.no_grad()
 def layers(network: models.VGG, kept: dict[str, int], images: Tensor, samples: Samples) -> list[dict]:
     """One line for each layer."""
-    pruned, images, rows = repair.untouched(network), samples.choose(images), []
-    dense, stream = targets(repair.untouched(network), images, samples), Activations(pruned, images)
+    pruned, images, rows = untouched(network), samples.choose(images), []
+    dense, stream = targets(untouched(network), images, samples), Activations(pruned, images)
     for number, unit in enumerate(stream.units):
         name = f"{unit.name}.weight"
         stream.advance(number)
         collecting, _, statistics = timed(lambda n=number, u=unit: stream.statistics(n, samples, dense.pop(u.name)))
-        W = regression.matrix(unit.layer, statistics.taps)
+        W = regression.matrix(unit.layer.weight, statistics.taps)
         system = System.of(statistics, W)
 
         def ours(system=system, count=kept[name]) -> tuple[Tensor, Tensor]:

@@ -212,7 +212,7 @@ def by_layer(sparsity: float, batch: int, seconds: float) -> list[dict]:
     """Every layer by itself, oneDNN in channels_last against ours, each in its own layout."""
     network, _ = pruned("uniform", sparsity)
     rows, x = [], torch.randn(batch, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    layout = layers.IMAGES if batch >= execution.FEWEST_IMAGES else layers.POSITIONS
+    layout = execution.layout_of(x)
     for op in execution.operations(network):
         size = (*x.shape[1:], 1, 1)[:3]
         dense, last = layers.dense_step(op), x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x

@@ -158,15 +158,10 @@ def _column(table: pyarrow.Table, wanted: tuple[str, ...]) -> str:
     return present[0]
 
 
-def _pixels(cell: dict | bytes | list) -> np.ndarray:
-    """(H, W, 3) uint8 from an encoded image, alone or in a struct, or from lists of pixels."""
+def _pixels(cell: dict | bytes) -> np.ndarray:
+    """(H, W, 3) uint8 from an encoded image, alone or in a struct."""
     encoded = cell["bytes"] if isinstance(cell, dict) else cell
-    if isinstance(encoded, bytes):
-        return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
-    pixels = np.asarray(encoded)
-    if pixels.dtype.kind not in "iu" or pixels.min() < 0 or pixels.max() > 255:
-        raise ValueError("an image is neither encoded nor whole numbers from 0 to 255")
-    return pixels.astype(np.uint8)
+    return np.asarray(Image.open(io.BytesIO(encoded)).convert("RGB"))
 
 
 # Batches ----------------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ from distributed import Client, Future, Nanny, Scheduler, SpecCluster, rpc
 from distributed.protocol.pickle import dumps
 
 from helpers import files, machine, models, progress, results, settings, study
-from helpers.experiments import Channels, Experiment, New, Trained
+from helpers.experiments import Channels, Experiment, New
+from helpers.maker import source_of
 
 _ONE_AT_A_TIME = threading.Lock()  # training seeds a whole process, however many threads its worker was started with
 
@@ -33,21 +34,22 @@ def make(planned: Sequence[Experiment], scheduler: str | None, workers: int | No
     made before what starts from it and travels as a file, so that all start from the same bits. Raises ConnectionError or
     ValueError, in `wait` seconds, where no worker can do the work.
     """
-    if not scheduler and (workers or 0) < 1:
+    count = workers or 0
+    if not scheduler and count < 1:
         raise ValueError(f"at least one worker is needed, not {workers}")
     with ExitStack() as stack:
         stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}))  # a network's file
-        address = scheduler or stack.enter_context(_local(workers)).scheduler_address
+        address = scheduler or stack.enter_context(_local(count)).scheduler_address
         _check(address, wait)
         return _make(stack.enter_context(Client(address, timeout=wait)), planned, wait)
 
 
 def _make(client: Client, planned: Sequence[Experiment], wait: float) -> int:
-    sources = dict.fromkeys(source for e in planned if (source := _source(e)))
+    sources = dict.fromkeys(source for e in planned if (source := source_of(e)))
     stored = {e: results.load(e) for e in (*sources, *planned)}
     digests = {e.dataset: r["weights_digest"] for e, r in reversed(stored.items()) if r and "weights_digest" in r}
     missing = sorted((e for e in stored if stored[e] is None), key=_epochs, reverse=True)
-    waiting = {source: [e for e in missing if _source(e) == source] for source in sources}
+    waiting = {source: [e for e in missing if source_of(e) == source] for source in sources}
     token, pending, failed = uuid.uuid4().hex[:8], {}, False
 
     def submit(chosen: Iterable[Experiment], dense: bytes | Future | None = None) -> None:
@@ -58,7 +60,7 @@ def _make(client: Client, planned: Sequence[Experiment], wait: float) -> int:
     for source in sources:
         if waiting[source] or source in missing:
             submit([source], _file(source).read_bytes() if models.is_of(_file(source), source.hash) else None)
-    submit(e for e in missing if e not in sources and not _source(e))
+    submit(e for e in missing if e not in sources and not source_of(e))
     while pending:
         try:
             done = distributed.wait(list(pending), timeout=wait, return_when="FIRST_COMPLETED").done
@@ -68,7 +70,7 @@ def _make(client: Client, planned: Sequence[Experiment], wait: float) -> int:
             raise ConnectionError("scheduler or workers are gone; what arrived is stored, the same command goes on") from None
         for future in done:
             e = pending.pop(future)
-            refused = str(future.exception()) if future.status == "error" else _store(e, *future.result(), digests)
+            refused = str(future.exception()) if future.status == "error" else _store(e, digests, *future.result())
             after = waiting.get(e, [])
             failed |= bool(refused)
             progress.say(f"{e.dataset} {e.name}: {' '.join(refused.split()) or 'stored'}")
@@ -83,7 +85,7 @@ def _compute(e: Experiment, dense: bytes | None) -> tuple[dict, bytes | None]:
         if threads := os.environ.get("OMP_NUM_THREADS"):  # torch would follow MKL_NUM_THREADS, which Dask sets to 1
             torch.set_num_threads(int(threads))
         if dense is not None:
-            source = _source(e) or e
+            source = source_of(e) or e
             lock = settings.lock_path(source.profile, source.dataset, f"{source.name}-weights")
             with files.lock(lock), files.atomic(_file(source)) as path:
                 path.write_bytes(dense)
@@ -91,7 +93,7 @@ def _compute(e: Experiment, dense: bytes | None) -> tuple[dict, bytes | None]:
         return result, _file(e).read_bytes() if _file(e).is_file() else None
 
 
-def _store(e: Experiment, result: dict, content: bytes | None, digests: dict[str, str]) -> str:
+def _store(e: Experiment, digests: dict[str, str], result: dict, content: bytes | None) -> str:
     """Store what arrived, unless it lies here already (a shared folder): "", or why it does not belong here."""
     if (result["version"], result["hash"]) != (results.VERSION, e.hash):
         return "refused, made by other code; bring all machines to one commit"
@@ -109,11 +111,6 @@ def _file(e: Experiment) -> Path:
     """What is kept of its network: all of it where others may start from it."""
     path_of = settings.network_path if e.prune is None and isinstance(e.start, New) else settings.kept_path
     return path_of(e.profile, e.dataset, e.name)
-
-
-def _source(e: Experiment) -> Experiment | None:
-    """The experiment that trains the network which this one starts from, if one does."""
-    return e.start.dense if isinstance(e.start, Trained) else None
 
 
 def _epochs(e: Experiment) -> float:

@@ -33,6 +33,7 @@ SOFTWARE = {  # (method, label) of a main result → the software that its netwo
     ("repaired", "blocks"): (WHOLE,),
     ("lasso_channels", ""): DENSE,
 }
+CALIBRATION_IMAGES = 500
 TIMES = {"time_ms": 1, "time_batch128_ms": BATCH}  # column → images at once
 
 
@@ -84,7 +85,8 @@ def measure(seconds: float, splits: data.Splits | None = None) -> tuple[pd.DataF
     with contextlib.ExitStack() as stack:
         for contender in contenders(trained=splits is not None):
             of = contender.experiment.method, contender.experiment.label
-            ranges = engines.calibration(splits.train, contender.network) if splits else noise
+            normalization = contender.network.normalization
+            ranges = data.normalize(splits.train.images[:CALIBRATION_IMAGES], normalization) if splits else noise
             for software in SOFTWARE[of]:
                 if splits is None and engines.saturates(software):
                     continue  # one would not use it, and without test images nobody would see why
@@ -96,7 +98,8 @@ def measure(seconds: float, splits: data.Splits | None = None) -> tuple[pd.DataF
                 progress.say(f"{' '.join(of)}, {software}: ready")
                 line = {"method": of[0], "label": of[1], "software": software, "size_mib": engine.size_mib}
                 if splits and contender.real:
-                    line["top1_pct"] = engines.top1_pct(engine, splits.test, contender.network.normalization)
+                    right = engine(data.normalize(splits.test.images, normalization)).argmax(1) == splits.test.labels
+                    line["top1_pct"] = 100 * float(right.double().mean())
                 running[len(lines)] = engine
                 lines.append(line)
         for column, images in TIMES.items():

@@ -18,25 +18,22 @@ import pickle
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from helpers import data, machine, models, settings
-from helpers.measurement import BATCH, MIB, Latency
+from helpers import machine, models, settings
+from helpers.measurement import BATCH, MIB, Latency, Name, in_turns
 from helpers.sparse import quantised
 from helpers.sparse.network import compile_sparse, operations
 
-Name = TypeVar("Name", bound=Hashable)
 Call = Callable[[np.ndarray], np.ndarray]  # float32 (batch, 3, H, W) → logits (batch, classes)
 Built = tuple[Callable[[int], Call], int | None]  # a call for each batch size; the bytes of the engine's file, if it has one
-CALIBRATION_IMAGES = 500
 WARM_UP = 3  # calls, before the first that is timed; 1 at every later turn
 PACKAGES = {"ONNX": ("onnxruntime", "onnx"), "OpenVINO": ("openvino", "nncf", "onnx")}
 INSTALL = "in the project's folder: .venv/bin/python -m pip install -e '.[engines]'"
@@ -55,21 +52,20 @@ class Engine:
     Args:
         name: one of `ENGINES`.
         network: a VGG.
-        calibration: normalised images (N, 3, H, W) from which int8 engines take the range of each activation; see `calibration`.
-        threads: torch's setting unless given.
+        calibration: normalised training images (N, 3, H, W) from which int8 engines take the range of each activation.
 
     `size_mib` is the size of the file that the engine loads, None where it takes the network as it is. Raises Unavailable
     where the engine is not installed or the processor lacks its instructions, ValueError for an unknown name.
     """
 
-    def __init__(self, name: str, network: models.VGG, calibration: Tensor, *, threads: int | None = None):
+    def __init__(self, name: str, network: models.VGG, calibration: Tensor):
         models.require_vgg(network)
         if reason := unavailable(name):
             raise Unavailable(reason)
         plain = copy.deepcopy(network).to("cpu", torch.float32).eval()
         self._pool = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
         try:  # bytes: as tensors the weights would go through shared memory, which containers often lack
-            size = self._ask(_start, name, pickle.dumps(plain), calibration.cpu().numpy(), threads or torch.get_num_threads())
+            size = self._ask(_start, name, pickle.dumps(plain), calibration.cpu().numpy(), torch.get_num_threads())
         except BaseException:
             self.close()
             raise
@@ -115,27 +111,9 @@ def saturates(name: str) -> bool:
     return name in ("ONNX Runtime int8", "OpenVINO int8") and not VNNI & machine.processor_flags()
 
 
-def calibration(split: data.Split, network: models.VGG, count: int = CALIBRATION_IMAGES) -> Tensor:
-    """The first `count` images of a split (of training images, never of test images), normalised for `network`."""
-    return data.normalize(split.images[:count].cpu(), network.normalization)
-
-
 def latency(engines: Mapping[Name, Engine], images: Tensor, *, min_seconds: float = 2.0, rounds: int = 5) -> dict[Name, Latency]:
-    """Time of a call of each on `images`, at least `min_seconds` each, in turns, forwards and backwards.
-
-    A drift of the machine's speed then hits all alike: compare only what one call returned.
-    """
-    times: dict[Name, list[float]] = {name: [] for name in engines}
-    for turn in range(rounds):
-        for name in list(engines)[:: 1 if turn % 2 == 0 else -1]:
-            times[name] += engines[name].times(images, min_seconds / rounds)
-    return {name: Latency(float(np.median(t)), float(np.quantile(t, 0.9)), len(t)) for name, t in times.items()}
-
-
-def top1_pct(engine: Engine, split: data.Split, normalization: models.Normalization) -> float:
-    """Per cent of a split's images that an engine classifies rightly."""
-    predicted = engine(data.normalize(split.images.cpu(), normalization)).argmax(1)
-    return 100 * float((predicted == split.labels.cpu()).double().mean())
+    """Time of a call of each on `images`, at least `min_seconds` each, as `measurement.in_turns` does."""
+    return in_turns(engines, lambda name, seconds: engines[name].times(images, seconds), min_seconds, rounds)
 
 
 # In the engine's own process ------------------------------------------------------------------------------------------
@@ -182,7 +160,7 @@ def _time(images: np.ndarray, seconds: float) -> list[float]:
 
 
 def _torch(network: models.VGG, images: np.ndarray, threads: int, folder: Path, *, dtype: torch.dtype) -> Built:
-    folded = models.fold_batch_norm(network).to(dtype).to(memory_format=torch.channels_last)
+    folded = models.fold_batch_norm(network).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def call(x: np.ndarray) -> np.ndarray:

@@ -25,11 +25,7 @@ def store(profile: Profile, dataset: str) -> dict:
     """Make the parts that are missing or outdated and return all of them."""
     path = settings.facts_path(profile.name, dataset)
     with files.lock(settings.lock_path(profile.name, f"{dataset}-facts")):
-        try:
-            stored = results.facts(profile, dataset)
-        except files.CorruptFile as error:
-            progress.say(f"{error}")
-            stored = {}
+        stored = files.intact(path, files.load_json) or {}
         made = {**stored, "made_from": dict(stored.get("made_from", {}))}
         for name, (source, make) in PARTS.items():
             made_from = source(profile, dataset)
@@ -46,9 +42,10 @@ def store(profile: Profile, dataset: str) -> dict:
     return made
 
 
-def _new_network(profile: Profile, dataset: str) -> Experiment:
-    """The experiment whose start, images and seed the gradient norms are taken on."""
-    return next(e for e in plan.experiments(profile) if e.dataset == dataset and e.method == "grasp" and not e.label)
+def _new_network(profile: Profile, dataset: str) -> tuple[Experiment, Saliency]:
+    """The experiment whose start, images and seed the gradient norms are taken on, and how it prunes."""
+    planned = (e for e in plan.experiments(profile) if (e.dataset, e.method, e.label) == (dataset, "grasp", ""))
+    return next((e, e.prune) for e in planned if isinstance(e.prune, Saliency))
 
 
 def _at_once(profile: Profile, dataset: str) -> dict:
@@ -58,9 +55,9 @@ def _at_once(profile: Profile, dataset: str) -> dict:
     `left` over the weights that are left, `all` over the removed ones as well (what the promise speaks of), `promised` to
     first order.
     """
-    experiment = _new_network(profile, dataset)
+    experiment, how = _new_network(profile, dataset)
     network, images, labels = making.scoring(experiment)
-    score = scores.grasp(network, images, labels, temperature=experiment.prune.temperature)
+    score = scores.grasp(network, images, labels, temperature=how.temperature)
     rankings = {
         "signed": score,
         "absolute": {name: part.abs() for name, part in score.items()},
@@ -68,8 +65,7 @@ def _at_once(profile: Profile, dataset: str) -> dict:
     }
 
     def norm(chosen: Masks | None = None, over: str = "kept") -> float:
-        how = {"over": over, "temperature": experiment.prune.temperature}
-        return comparison.gradient_norm(network, images, labels, chosen, **how)
+        return comparison.gradient_norm(network, images, labels, chosen, over=over, temperature=how.temperature)
 
     before = norm()
     found: dict = {"shares": list(AT_ONCE), "images": len(images), "left": {rule: [] for rule in rankings}}
@@ -154,7 +150,7 @@ def _dense_hash(profile: Profile, dataset: str) -> list:
 
 PARTS = {  # name → (what it comes from, how it is made)
     "classes": (lambda profile, dataset: dataset, lambda profile, dataset: list(data.load(dataset).classes)),
-    "at_once": (lambda profile, dataset: [_new_network(profile, dataset).hash, *AT_ONCE], _at_once),
+    "at_once": (lambda profile, dataset: [_new_network(profile, dataset)[0].hash, *AT_ONCE], _at_once),
     "one_layer": (lambda profile, dataset: [*_dense_hash(profile, dataset), ONE_LAYER, ONE_LAYER_IMAGES], _one_layer),
     "weights": (_dense_hash, _weights),
     "mask_overlap": (_masks_at_hand, _mask_overlap),

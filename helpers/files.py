@@ -9,9 +9,10 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import filelock
 import torch
@@ -19,6 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from helpers import progress
+
+Content = TypeVar("Content")
 DIGEST = "sha256"
 AGAIN = "delete it to have it made again"
 
@@ -97,11 +101,16 @@ def _json_digest(payload: dict) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
+def save_text(path: str | os.PathLike, text: str) -> None:
+    """Write a text file in UTF-8, whole or not at all."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
 def save_json(path: str | os.PathLike, payload: dict) -> None:
     """Write `payload` (no NaN, no infinity) as readable JSON with a digest field."""
     text = json.dumps({**payload, DIGEST: _json_digest(payload)}, indent=1, allow_nan=False, ensure_ascii=False)
-    with atomic(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    save_text(path, text + "\n")
 
 
 def load_json(path: str | os.PathLike) -> dict:
@@ -114,6 +123,15 @@ def load_json(path: str | os.PathLike) -> dict:
     if not intact:
         raise CorruptFile(f"{path} does not match its {DIGEST} digest; {AGAIN}")
     return payload
+
+
+def intact(path: Path, read: Callable[[Path], Content]) -> Content | None:
+    """What `read` makes of a file; None where there is none or, after one line that says so, where it is damaged."""
+    try:
+        return read(path) if path.is_file() else None
+    except CorruptFile as error:
+        progress.say(f"{error}")
+        return None
 
 
 @contextmanager

@@ -1,17 +1,23 @@
 """One experiment in the making: its images, the networks it starts from, its training, and what is measured once a data set."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 
 import torch
 
-from helpers import checkpoint, data, experiments, files, machine, models, plan, pretrained, progress, results, settings, training
-from helpers.experiments import Experiment, New
+from helpers import checkpoint, data, experiments, files, machine, models, plan, pretrained, results, settings, training
+from helpers.experiments import Experiment, New, Trained
 from helpers.models import VGG
 from helpers.pruning import channels, errors, regression, sensitivity, widths
+
+
+def source_of(e: Experiment) -> Experiment | None:
+    """The experiment that trains the network which this one starts from, if one does."""
+    return e.start.dense if isinstance(e.start, Trained) else None
 
 
 class Maker:
@@ -26,8 +32,10 @@ class Maker:
         wanted = self.experiment
         return data.load(wanted.dataset, validation_images=wanted.validation_images, split_seed=wanted.split_seed)
 
-    def new(self, start: New, chosen: Sequence[int | str] | None = None) -> VGG:
-        """A newly initialised network, with the `chosen` widths instead of VGG16's."""
+    def new(self, start: New | Trained, chosen: Sequence[int | str] | None = None) -> VGG:
+        """A newly initialised network, with the `chosen` widths instead of VGG16's; TypeError for a trained start."""
+        if not isinstance(start, New):
+            raise TypeError(f"{self.experiment.name} starts from a trained network, not from a new one")
         with torch.random.fork_rng():
             torch.manual_seed(start.seed)
             network = VGG(
@@ -45,10 +53,10 @@ class Maker:
 
     def dense(self) -> VGG:
         """The trained dense network, ready to be pruned."""
-        start = self.experiment.start
-        network = self._given() if start.dense is None else Maker(start.dense).trained_once()[0]
+        dense = source_of(self.experiment)
+        network = Maker(dense).trained_once()[0] if dense else self._given()
         self.details["weights_digest"] = files.digest_of(network.state_dict())
-        network.set_dropout(start.dropout)
+        network.set_dropout(self.experiment.start.dropout)
         return network.to(machine.device())
 
     def _given(self) -> VGG:
@@ -67,11 +75,8 @@ class Maker:
         at = self.experiment.profile, self.experiment.dataset
         path = settings.network_path(*at, self.experiment.name)
         with files.lock(settings.lock_path(*at, f"{self.experiment.name}-weights")):
-            if models.is_of(path, self.experiment.hash):
-                try:
-                    return models.load(path), json.loads(models.metadata(path).get("trained", "{}"))
-                except files.CorruptFile as error:
-                    progress.say(f"{error}; it is trained again")
+            if models.is_of(path, self.experiment.hash) and (stored := files.intact(path, models.load)):
+                return stored, json.loads(models.metadata(path).get("trained", "{}"))
             network = self.new(self.experiment.start)
             trained = self.fit(network)
             models.save(network, path, experiment=self.experiment.hash, trained=json.dumps(trained))
@@ -80,8 +85,8 @@ class Maker:
 
     @property
     def weights_name(self) -> str:
-        dense = self.experiment.start.dense
-        return f"given, {self.experiment.dataset}" if dense is None else f"trained, {dense.recipe.epochs} epochs"
+        dense = source_of(self.experiment)
+        return f"trained, {dense.recipe.epochs} epochs" if dense and dense.recipe else f"given, {self.experiment.dataset}"
 
     @property
     def checkpoint_path(self) -> Path:
@@ -92,9 +97,9 @@ class Maker:
 
         Whoever stores the network removes the checkpoint.
         """
-        if self.experiment.recipe is None:
-            return {}
         wanted = self.experiment
+        if wanted.recipe is None:
+            return {}
         dtype = getattr(torch, wanted.number_format) if wanted.number_format else machine.dtype()
         made_by = {"commit": results.commit(), "train_device": machine.processor(), "train_dtype": str(dtype).split(".")[1]}
         logs = training.fit(
@@ -125,18 +130,22 @@ class Maker:
             path, dtype = settings.scan_path(at[0], f"{at[1]}.json"), machine.dtype()
             return sensitivity.scan(network, images, sparsities=how.sparsities, undecided=how.undecided, path=path, dtype=dtype)
 
+    @contextmanager
+    def _measured_once(self, name: str, network: VGG, samples: regression.Samples) -> Iterator[tuple[Path, list]]:
+        """The file of what is measured once a data set and kept with the results, locked, and what it has to be made with."""
+        path = settings.scan_path(self.experiment.profile, f"{self.experiment.dataset}-{name}")
+        with files.lock(settings.lock_path(self.experiment.profile, "scans", path.stem)):
+            yield path, [asdict(samples), files.digest_of(network.state_dict())]
+
     def weight_errors(self, network: VGG, samples: regression.Samples) -> dict[str, errors.Curve]:
-        """What pruning each layer alone costs its output once it is solved again; measured once a data set."""
-        at = self.experiment.profile, self.experiment.dataset
-        path = settings.scan_path(at[0], f"{at[1]}-errors.json")
-        made_with = [asdict(samples), files.digest_of(network.state_dict())]
-        with files.lock(settings.lock_path(at[0], "scans", f"{at[1]}-errors")):
-            stored = files.load_json(path) if path.is_file() else {}
+        """What pruning each layer alone costs its output once it is solved again."""
+        with self._measured_once("errors.json", network, samples) as (path, made_with):
+            stored = files.intact(path, files.load_json) or {}
             if stored.get("made_with") != made_with:
                 curves = errors.curves(network, self.splits.train.images, samples=samples)
-                stored = {"made_with": made_with, "curves": {name: curve.to_dict() for name, curve in curves.items()}}
+                stored = {"made_with": made_with, "curves": {name: asdict(curve) for name, curve in curves.items()}}
                 files.save_json(path, stored)
-            return {name: errors.Curve(**curve) for name, curve in stored["curves"].items()}
+        return {name: errors.Curve(**curve) for name, curve in stored["curves"].items()}
 
     def narrowed(self, network: VGG, how: experiments.Channels) -> widths.Widths:
         """The widths for the experiment's budget of MACs: the same for every method at one budget."""
@@ -145,19 +154,12 @@ class Maker:
         return widths.for_budget(network, budget, rule=how.rule, multiple=how.multiple, errors=curves)
 
     def _channel_errors(self, network: VGG, how: experiments.Channels) -> dict[str, torch.Tensor]:
-        """Reconstruction error by channels kept, a layer at a time, from training images; made once a data set."""
-        at = self.experiment.profile, self.experiment.dataset
-        path = settings.scan_path(at[0], f"{at[1]}-channels.safetensors")
-        samples = regression.Samples(how.images, how.positions, seed=settings.PROFILES[at[0]].seeds[0])
-        made_with = {"made_with": json.dumps([asdict(samples), files.digest_of(network.state_dict())])}
-        with files.lock(settings.lock_path(at[0], "scans", f"{at[1]}-channels")):
-            if path.is_file():
-                try:
-                    curves, described = files.load_tensors(path)
-                    if described == made_with:
-                        return curves
-                except files.CorruptFile as error:
-                    progress.say(f"{error}; the errors are measured again")
-            curves = channels.error_curves(network, self.splits.train.images, samples=samples)
-            files.save_tensors(path, curves, made_with)
+        """Reconstruction error by channels kept, a layer at a time, from training images."""
+        samples = regression.Samples(how.images, how.positions, seed=settings.PROFILES[self.experiment.profile].seeds[0])
+        with self._measured_once("channels.safetensors", network, samples) as (path, made_with):
+            described = {"made_with": json.dumps(made_with)}
+            curves, stored = files.intact(path, files.load_tensors) or ({}, {})
+            if stored != described:
+                curves = channels.error_curves(network, self.splits.train.images, samples=samples)
+                files.save_tensors(path, curves, described)
         return curves

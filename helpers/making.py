@@ -85,7 +85,7 @@ def _unpruned(maker: Maker, _: None) -> Made:
 def _magnitude(maker: Maker, how: Magnitude) -> Made:
     network = maker.dense()
     details = maker.details
-    if how.allocation == "layerwise":
+    if how.scan is not None:  # the allocation is "layerwise"
         curves = maker.scan(network, how.scan)
         shares = allocation.allocate(network, curves, how.sparsity, slope=how.slope, least_density=how.least_density)
         chosen = masks.magnitude(network, shares.kept)
@@ -107,8 +107,9 @@ def _repaired(maker: Maker, how: Repair) -> Made:
     begun = time.perf_counter()
     kept, untrained = _counts(maker, how, network), None
     if how.choice == "together":
-        settled = {"ridge": how.ridge, "rho": how.rho, "rounds": how.rounds, "block": how.block}
-        repaired, chosen = repair.together(network, kept, images, samples=samples, **settled)
+        repaired, chosen = repair.together(
+            network, kept, images, samples=samples, ridge=how.ridge, rho=how.rho, rounds=how.rounds, block=how.block
+        )
     else:
         seen = energy.moments(network, samples.choose(images)) if how.choice == "wanda" else {}
         chosen = energy.wanda(network, kept, seen) if seen else masks.magnitude(network, kept)
@@ -126,7 +127,7 @@ def _counts(maker: Maker, how: Repair, network: VGG) -> dict[str, int]:
     """Weight name → weights that stay, by a repair's allocation."""
     images = maker.splits.train.images
     samples = regression.Samples(min(how.images, errors.SAMPLES.images), how.positions, seed=maker.experiment.seed)
-    if how.allocation == "layerwise":
+    if how.scan is not None:
         return dict(allocation.allocate(network, maker.scan(network, how.scan), how.sparsity).kept)
     if how.allocation == "curves":
         return errors.allocate(network, maker.weight_errors(network, samples), how.sparsity, alpha=how.alpha)
@@ -205,7 +206,8 @@ def _channels(maker: Maker, how: Channels) -> Made:
     )
     small.to(machine.device())
     training.recalibrate(small, maker.splits.train, images=how.recalibration_images, seed=wanted.seed)
-    details = maker.details | {"widths": list(small.widths), "channel_reports": [report.as_dict() for report in reports]}
+    plain = [{name: value for name, value in asdict(report).items() if name != "kept"} for report in reports]
+    details = maker.details | {"widths": list(small.widths), "channel_reports": plain}
     untrained = training.evaluate(small, maker.splits.test)
     made = Made(small, None, untrained, weights=maker.weights_name, dense_params=dense_params, details=details)
     made.trained = maker.fit(small)

@@ -11,7 +11,7 @@ import statistics
 import sys
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,7 +93,7 @@ def macs_aten(network: nn.Module, image_size: int | None = None) -> int:
 
 @dataclass(frozen=True)
 class Latency:
-    """Time of one call in ms over `runs` calls."""
+    """Time of one call in ms over `runs` timed ones."""
 
     median_ms: float
     p90_ms: float
@@ -104,34 +104,39 @@ def latency(
     callables: Mapping[Name, Callable[[Tensor], Tensor]],
     batch: Tensor | Mapping[Name, Tensor],
     *,
-    threads: int | None = None,
     min_seconds: float = 2.0,
     rounds: int = 5,
 ) -> dict[Name, Latency]:
-    """Time a call of each on `batch`, or on its own of several, at least `min_seconds` each.
+    """Time a call of each on `batch`, or on its own of several, at least `min_seconds` each, as `in_turns` does.
 
-    `threads` is torch's setting unless given. They take turns, in `rounds` short blocks each, forwards and backwards, so
-    that a drift of the machine's speed hits all alike: compare only what one call returned. Calls much shorter than a
-    millisecond are timed several at a time, and the 90th percentile is then one of such groups.
+    Calls much shorter than a millisecond are timed several at a time, and the 90th percentile is then one of such groups.
     """
-    threads = threads or torch.get_num_threads()
     batches = batch if isinstance(batch, Mapping) else dict.fromkeys(callables, batch)
-    timers = {
-        name: Timer("call(batch)", globals={"call": call, "batch": batches[name]}, num_threads=threads)
-        for name, call in callables.items()
-    }
-    times: dict[Name, list[float]] = {name: [] for name in callables}
-    runs = dict.fromkeys(callables, 0)
+
+    def times(name: Name, seconds: float) -> list[float]:
+        named = {"call": callables[name], "batch": batches[name]}
+        timer = Timer("call(batch)", globals=named, num_threads=torch.get_num_threads())
+        return [1e3 * spent for spent in timer.blocked_autorange(min_run_time=seconds).times]
+
     with _evaluating(*callables.values()):
         for name, call in callables.items():
             for _ in range(3):  # first calls pick kernels and reorder weights
                 call(batches[name])
-        for turn in range(rounds):
-            for name in list(timers)[:: 1 if turn % 2 == 0 else -1]:
-                block = timers[name].blocked_autorange(min_run_time=min_seconds / rounds)
-                times[name] += block.times
-                runs[name] += len(block.times) * block.number_per_run
-    return {name: Latency(1e3 * float(np.median(t)), 1e3 * float(np.quantile(t, 0.9)), runs[name]) for name, t in times.items()}
+        return in_turns(callables, times, min_seconds, rounds)
+
+
+def in_turns(
+    names: Iterable[Name], times: Callable[[Name, float], list[float]], min_seconds: float, rounds: int
+) -> dict[Name, Latency]:
+    """What `times` (name, seconds → milliseconds) gives in `rounds` short blocks each, forwards and backwards.
+
+    A drift of the machine's speed then hits all alike: compare only what one call returned.
+    """
+    found: dict[Name, list[float]] = {name: [] for name in names}
+    for turn in range(rounds):
+        for name in list(found)[:: 1 if turn % 2 == 0 else -1]:
+            found[name] += times(name, min_seconds / rounds)
+    return {name: Latency(float(np.median(t)), float(np.quantile(t, 0.9)), len(t)) for name, t in found.items()}
 
 
 @dataclass(frozen=True)

@@ -157,7 +157,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     raise files.CorruptFile(f"{path} holds no state dict, alone or under {', '.join(WRAPPERS)}, but {held}")
 
 
-def _network(path: Path, tensors: Mapping[str, Tensor], normalization: Normalization, widths=None, image_size=32) -> models.VGG:
+def _network(
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    normalization: Normalization,
+    widths: Sequence[int | str] | None = None,
+    image_size: int = 32,
+) -> models.VGG:
     """A VGG with these tensors, matched by order and shape."""
     layers = _layers(tensors)
     channels, outputs = ([len(parts["weight"]) for parts in layers[kind].values()] for kind in (nn.Conv2d, nn.Linear))

@@ -27,17 +27,8 @@ NUMBERS = (
     *("macs", "effective_macs", "peak_memory_mib", "average_memory_mib"),
     *("latency_ms", "latency_p90_ms", "latency_batch128_ms", "folded_latency_ms", "folded_latency_batch128_ms"),
     *("sparse_latency_ms", "sparse_latency_batch128_ms", "energy_mj"),
-    *(
-        "top1_pct",
-        "top5_pct",
-        "val_top1_pct",
-        "pruned_top1_pct",
-        "recalibrated_top1_pct",
-        "repaired_top1_pct",
-        "epochs",
-        "train_seconds",
-        "scoring_seconds",
-    ),
+    *("top1_pct", "top5_pct", "val_top1_pct", "pruned_top1_pct", "recalibrated_top1_pct", "repaired_top1_pct"),
+    *("epochs", "train_seconds", "scoring_seconds"),
 )
 WORDS = (
     *("weights", "train_device", "train_dtype", "device", "threads", "dtype", "torch", "data_source", "commit"),
@@ -71,12 +62,7 @@ def measured(result: Mapping) -> dict:
 def load(experiment: Experiment) -> dict | None:
     """The stored result; None when there is none or, after saying so, when it is damaged or other decisions made it."""
     path = settings.result_path(experiment.profile, experiment.dataset, experiment.name)
-    if not path.is_file():
-        return None
-    try:
-        result = read(path)
-    except files.CorruptFile as error:
-        progress.say(f"{error}")
+    if (result := files.intact(path, read)) is None:
         return None
     if result["hash"] != experiment.hash:
         before, now = result["experiment"], json.loads(json.dumps(experiment.decisions))
@@ -131,7 +117,7 @@ def contenders(profile: Profile | str) -> pd.DataFrame:
 
 def pack_bits(correct: np.ndarray) -> dict:
     """Which images were right: their number, and base64 of packed bits."""
-    return {"images": len(correct), "bits": base64.b64encode(np.packbits(correct)).decode()}
+    return {"images": len(correct), "bits": base64.b64encode(np.packbits(correct).tobytes()).decode()}
 
 
 def unpack_bits(packed: Mapping) -> np.ndarray:

@@ -173,8 +173,7 @@ def save(network: models.VGG, path: str | Path, format: str) -> int:
     Raises ValueError, before anything is written, for an unknown format, a network that `load` could not give back (not fp32,
     or another than it was built, see `models.require_plain`), weights beyond fp16's range and, quantised, not finite ones.
     """
-    if format not in PARTS:
-        raise ValueError(f"unknown format {format!r}; the formats are {', '.join(PARTS)}")
+    settings.choose("format", format, PARTS)
     models.require_plain(network)
     weights = models.weights(network)
     shapes = json.dumps({name: list(weight.shape) for name, weight in weights.items()})

@@ -18,6 +18,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -137,7 +138,7 @@ def _measured(experiment: Experiment, made: making.Made) -> dict:
     test = training.evaluate(network, splits.test) if changed_since or made.untrained is None else made.untrained
     params = sum(p.numel() for p in network.parameters())
     dense_mib = measurement.file_size(network)
-    columns = {
+    columns: dict[str, Any] = {
         "weights": made.weights,
         "params": params,
         "nonzero_params": sum(int(p.count_nonzero()) for p in network.parameters()),

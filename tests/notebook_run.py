@@ -26,12 +26,7 @@ NAMES = (  # one of each kind; pages leave out what needs others
 
 def run(name: str, given: Mapping[str, object]) -> str:
     """ "" where every cell holds; else the sentence with which one refuses the settings."""
-    from helpers.report import build
-
     notebook = nbformat.read(settings.ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
-    if unknown := given.keys() - build.parameters(notebook):
-        raise KeyError(f"{name} has no setting {sorted(unknown)}")
-    build.override(notebook, given)
     space: dict = {"__name__": "__main__"}
     for cell in (cell for cell in notebook.cells if cell.cell_type == "code"):
         tree = ast.parse(cell.source)
@@ -41,6 +36,10 @@ def run(name: str, given: Mapping[str, object]) -> str:
             shown = eval(compile(ast.Expression(last.value), name, "eval"), space) if last else None
             if hasattr(shown, "_repr_html_"):
                 shown._repr_html_()
+            if "parameters" in cell.metadata.get("tags", ()):
+                if unknown := given.keys() - space.keys():
+                    raise KeyError(f"{name} has no setting {sorted(unknown)}")
+                space |= given
         except ValueError as error:
             if given and "\n" not in str(error):
                 return str(error)

@@ -110,16 +110,6 @@ def test_what_a_failure_left_goes_when_the_notebook_is_mended(place):
     assert shown(place, "00_bad") == ["mended"] and not any(path.exists() for path in left)
 
 
-def test_parameters_are_set_behind_their_cell(place, capfd):
-    write(place, "00_first", "%% parameters\nSPARSITY = 0.8\nSCORE = 'snip'", "print(SPARSITY, SCORE)")
-    write(place, "01_second", "%% parameters\nCOUNT = 24", "print(COUNT)")
-    assert run(place, "--set", "SPARSITY=0.9", "--set", "SCORE=my score") == 0
-    assert shown(place, "00_first") == ["0.9 my score"] and shown(place, "01_second") == ["24"]
-    capfd.readouterr()
-    assert run(place, "--set", "SPARSTY=0.9") == 1
-    assert "did you mean 'SPARSITY'?" in told(capfd)[0]
-
-
 def test_a_readers_own_set_up_changes_nothing(place, monkeypatch):
     """Another kernel registered as python3, IPython start-up files and settings, a matplotlibrc."""
     kernel, startup = place / "jupyter" / "kernels" / "python3", place / "ipython" / "profile_default" / "startup"

@@ -218,7 +218,7 @@ def test_the_first_layer_is_chosen_and_solved_as_by_hand():
     solved = regression.solve(statistics, kept, W[:, statistics.columns(kept)])
     assert report.kept == tuple(kept.tolist()) and report.penalty == pytest.approx(penalty)
     assert torch.equal(small.features[0].weight, net.features[0].weight[kept])
-    mine = regression.matrix(small.features[3], 9)  # of the next convolution's outputs half were taken later
+    mine = regression.matrix(small.features[3].weight, 9)  # of the next convolution's outputs half were taken later
     second = list(channels.prune(net, images, HALF, samples=SAMPLES, dtype=torch.float32)[1][1].kept)
     torch.testing.assert_close(mine, solved.W[second], rtol=1e-3, atol=1e-3)
 
@@ -257,7 +257,7 @@ def test_the_target_is_the_original_output_or_the_layers_own():
         between, _ = channels.prune(net, images, (3, *SMALL[1:]), asymmetric=asymmetric, **options)
         between.features[7].load_state_dict(net.features[7].state_dict())  # as it is when its channels are chosen
         Y = channels.targets(net, images, SAMPLES)["features.7"] if asymmetric else None
-        statistics, W = Activations(between, images).statistics(2, SAMPLES, Y), regression.matrix(net.features[7], 9)
+        statistics, W = Activations(between, images).statistics(2, SAMPLES, Y), regression.matrix(net.features[7].weight, 9)
         kept, _ = regression.path(statistics, W).keep(5)
         solved = regression.solve(statistics, kept, W[:, statistics.columns(kept)])
         errors[asymmetric] = regression.relative_error(statistics, kept, solved.W)

@@ -13,6 +13,7 @@ import torch
 from distributed import Client, LocalCluster
 
 from helpers import cluster, files, machine, models, plan, results, settings, study
+from helpers.maker import source_of
 
 NAMES = ("dense", "dense-normalization-half", "global_magnitude-s80.33", "lasso_channels", "snip-s80", "dense_from_scratch")
 SHORT = dict.fromkeys(("dense_epochs", "finetune_epochs", "init_epochs", "channel_epochs"), 1)
@@ -44,7 +45,7 @@ def computed(monkeypatch) -> list:
         if e == DENSE:
             network = models.VGG(10, (2, "M"), (4,))
             models.save(network, settings.network_path("demo", "digits", "dense"), experiment=e.hash)
-        digest = {} if cluster._source(e) is None and e != DENSE else {"weights_digest": "the same"}
+        digest = {} if source_of(e) is None and e != DENSE else {"weights_digest": "the same"}
         return {"version": results.VERSION, "hash": e.hash, "top1_pct": 50.0, "correct": {}, **digest}
 
     monkeypatch.setattr(study, "compute", compute)
@@ -87,7 +88,7 @@ def test_the_dense_network_comes_first_then_the_longest(in_process, computed):
     assert cluster._make(in_process[1], PLANNED, 5) == 0
     assert computed[0] == DENSE and sorted(e.name for e in computed) == sorted(NAMES)
     for started in (None, DENSE):
-        epochs = [cluster._epochs(e) for e in computed[1:] if cluster._source(e) == started]
+        epochs = [cluster._epochs(e) for e in computed[1:] if source_of(e) == started]
         assert len(epochs) >= 2 and epochs == sorted(epochs, reverse=True)
     computed.clear()
     assert cluster._make(in_process[1], PLANNED, 5) == 0
@@ -126,7 +127,7 @@ def test_a_worker_takes_one_at_a_time_on_the_threads_it_was_given(in_process, mo
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     monkeypatch.setenv("MKL_NUM_THREADS", "1")
     before = torch.get_num_threads()
-    assert cluster._make(in_process[1], [e for e in PLANNED if cluster._source(e) is None], 5) == 1
+    assert cluster._make(in_process[1], [e for e in PLANNED if source_of(e) is None], 5) == 1
     torch.set_num_threads(before)
     assert most == 1 and threads == {3}
 
@@ -182,8 +183,8 @@ def test_a_result_stored_here_decides_which_dense_network_counts(in_process, com
     compute = study.compute
     monkeypatch.setattr(study, "compute", lambda e: compute(e) | {"weights_digest": "another"})
     settings.network_path("demo", "digits", "dense").unlink()
-    assert cluster._make(in_process[1], [e for e in PLANNED if cluster._source(e)], 5) == 1
-    assert not any(results.load(e) for e in PLANNED if cluster._source(e))
+    assert cluster._make(in_process[1], [e for e in PLANNED if source_of(e)], 5) == 1
+    assert not any(results.load(e) for e in PLANNED if source_of(e))
 
 
 def test_when_all_workers_are_gone_it_ends(in_process, computed):

@@ -64,13 +64,14 @@ def test_masks_of_different_networks_are_refused(network):
 def test_gradient_norm_is_that_of_a_plain_backward_pass(network, batch):
     images, labels = batch
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    ours = comparison.gradient_norm(network, images, labels, batch_norm="eval")
+    ours = comparison.gradient_norm(network, images, labels)
     assert all(torch.equal(before[name], tensor) for name, tensor in network.state_dict().items())
     assert all(p.grad is None for p in network.parameters())
-    F.cross_entropy(network.eval()(images), labels).backward()
+    network.eval().features.train()  # batch norms see the batch, and no dropout
+    F.cross_entropy(network(images), labels).backward()
     squares = sum((network.get_parameter(name).grad ** 2).sum() for name in Masks.of(network))
     assert ours == pytest.approx(float(squares.sqrt()), rel=1e-5)
-    cold = comparison.gradient_norm(network, images, labels, batch_norm="eval", temperature=200)
+    cold = comparison.gradient_norm(network, images, labels, temperature=200)
     network.zero_grad()
     F.cross_entropy(network(images) / 200, labels).backward()
     squares = sum((network.get_parameter(name).grad ** 2).sum() for name in Masks.of(network))
@@ -87,30 +88,22 @@ def test_gradient_norm_under_masks_leaves_pruned_weights_out(network, batch):
     assert masked == comparison.gradient_norm(pruned, images, labels, mask)
     everything = comparison.gradient_norm(network, images, labels, mask, over="all")
     assert masked < everything == comparison.gradient_norm(pruned, images, labels)  # these also count gradients at zeros
-    with pytest.raises(ValueError, match="batch norm"):
-        comparison.gradient_norm(network, images, labels, batch_norm="off")
     with pytest.raises(ValueError, match="pruned"):
         comparison.gradient_norm(network, images, labels, over="pruned")
 
 
 def test_the_promise_of_grasp_is_about_the_gradient_over_all_weights(network, batch):
     """Remove the few weights of the smallest effect: ‖g‖² over all weights falls by twice their scores."""
-    score = scores.grasp(network, *batch, temperature=1.0, batch_norm="eval")
+    score = scores.grasp(network, *batch, temperature=1.0)
     mask = Masks(network, {name: weight.detach().abs() > 2e-3 for name, weight in models.weights(network).items()})
     assert 0 < mask.total - mask.kept < 30
 
     def squared(**options) -> float:
-        return comparison.gradient_norm(network, *batch, batch_norm="eval", **options) ** 2
+        return comparison.gradient_norm(network, *batch, **options) ** 2
 
     promised = -2 * sum(float(part[~mask[name]].double().sum()) for name, part in score.items())
     assert squared(masks=mask, over="all") - squared() == pytest.approx(promised, rel=0.1)
     assert squared(masks=mask) - squared() != pytest.approx(promised, rel=0.5)
-
-
-def test_gradient_norm_in_chunks_is_the_norm_over_the_whole_batch(network, batch, monkeypatch):
-    whole = comparison.gradient_norm(network, *batch, batch_norm="eval")
-    monkeypatch.setattr(scores, "CHUNK", 7)
-    assert comparison.gradient_norm(network, *batch, batch_norm="eval") == pytest.approx(whole, rel=1e-5)
 
 
 def test_the_matrix_of_named_masks_is_symmetric_json(network):

@@ -32,7 +32,7 @@ def images(network) -> torch.Tensor:
 def test_an_engine_answers_as_the_network_does(name, network, images):
     if reason := engines.unavailable(name):
         pytest.skip(reason)
-    with torch.inference_mode(), engines.Engine(name, network, images, threads=1) as engine:
+    with torch.inference_mode(), engines.Engine(name, network, images) as engine:
         expected, found = network(images), engine(images)
         assert found.shape == expected.shape
         if not engines.saturates(name):
@@ -49,7 +49,7 @@ def test_an_engine_answers_as_the_network_does(name, network, images):
 def test_a_network_stays_as_it_was_and_the_process_ends(network, images):
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     training = network.train()
-    engine = engines.Engine("PyTorch fp32", training, images[:1], threads=1)
+    engine = engines.Engine("PyTorch fp32", training, images[:1])
     [child] = engine._pool._processes
     assert child != os.getpid()
     engine.close()
@@ -93,9 +93,6 @@ class Recorded:
         self.asked.append((self.name, seconds))
         return self.of_a_block
 
-    def __call__(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.one_hot(torch.tensor([0, 1, 1, 0]), 3).float()
-
 
 def test_engines_take_turns_forwards_and_backwards():
     asked: list = []
@@ -104,15 +101,3 @@ def test_engines_take_turns_forwards_and_backwards():
     assert asked == [("a", 1.0), ("b", 1.0), ("b", 1.0), ("a", 1.0), ("a", 1.0), ("b", 1.0)]
     assert (found["a"].median_ms, found["a"].p90_ms, found["a"].runs) == (2.0, 9.0, 9)
     assert (found["b"].median_ms, found["b"].runs) == (4.0, 3)
-
-
-def test_top1_counts_right_answers():
-    split = data.Split(tiny.images(4).images, torch.tensor([0, 1, 2, 1]))
-    assert engines.top1_pct(Recorded("a", [], []), split, models.NORMALIZATIONS["half"]) == 50.0
-
-
-def test_calibration_images_are_the_first_of_the_split_normalised(network):
-    split = tiny.images(7)
-    expected = data.normalize(split.images, network.normalization)
-    assert torch.equal(engines.calibration(split, network, 5), expected[:5])
-    assert torch.equal(engines.calibration(split, network), expected)

@@ -167,5 +167,5 @@ def test_damaged_facts_are_told_and_made_again(stored, monkeypatch, capsys):
 def test_every_profile_has_the_network_that_gradient_norms_are_taken_on():
     for profile in settings.PROFILES.values():
         for dataset in profile.datasets:
-            e = facts._new_network(profile, dataset)
+            e, _ = facts._new_network(profile, dataset)
             assert isinstance(e.prune, experiments.Saliency) and e.seed == profile.seeds[0]

@@ -94,7 +94,7 @@ def test_collect_reads_any_layer(kind, dtype):
         Y = layer(inputs.float()).flatten(2).gather(2, at.unsqueeze(1).expand(-1, 5, -1)).transpose(1, 2).flatten(0, 1).detach()
     else:
         X, Y = inputs.float().reshape(count, 6, -1).transpose(1, 2), layer(inputs.float().flatten(1)).detach()
-    W = regression.matrix(layer, X.shape[1])
+    W = regression.matrix(layer.weight, X.shape[1])
     torch.testing.assert_close(X.flatten(1) @ W.T + layer.bias, Y, rtol=1e-4, atol=1e-4)  # the layer is this product
     own = regression.collect(inputs.split(7), layer, samples, count)
     given = regression.collect(inputs.split(30), layer, samples, count, targets=Y)

@@ -275,5 +275,5 @@ def test_matrices_of_masks_stand_as_those_of_weights():
     for layer in models.weight_layers(dense).values():
         taps = 4 if layer is dense.classifier[0] else 1 if isinstance(layer, nn.Linear) else 9
         mask = layer.weight.detach() > 0
-        assert torch.equal(repair._matrix(mask, taps), regression.matrix(layer, taps) > 0)
-        assert torch.equal(repair._unmatrix(repair._matrix(mask, taps), layer.weight, taps), mask)
+        assert torch.equal(regression.matrix(mask, taps), regression.matrix(layer.weight, taps) > 0)
+        assert torch.equal(regression.unmatrix(regression.matrix(mask, taps), taps, mask.shape), mask)

@@ -34,7 +34,7 @@ def fresh() -> models.VGG:
 
 
 def hook(network: models.VGG, train: data.Split, kind: type = IterativeHook) -> IterativeHook:
-    return kind(network, train, schedule.stages(EPOCHS, SPARSITY, count=3), per_class=2, seed=0)
+    return kind(network, train, schedule.stages(EPOCHS, SPARSITY, count=3), "grasp", 2, later="grasp_preserving")
 
 
 @pytest.mark.parametrize(("epochs", "count"), [(1, 5), (3, 5), (6, 5), (10, 5), (10, 1), (160, 5), (161, 20)])
@@ -60,7 +60,7 @@ def test_an_impossible_schedule_is_refused(arguments):
 def test_stages_out_of_order_are_refused(train):
     for wrong in ([Stage(2, 0.5), Stage(1, 0.6)], [Stage(0, 0.5), Stage(1, 0.4)], [Stage(1, 0.5), Stage(1, 0.6)]):
         with pytest.raises(ValueError, match="stages must follow"):
-            IterativeHook(fresh(), train, wrong)
+            IterativeHook(fresh(), train, wrong, "grasp", later="grasp")
 
 
 class Watched(IterativeHook):
@@ -95,18 +95,18 @@ def test_training_in_stages_is_nested_exact_and_revives_nothing(train):
     assert Masks.from_zeros(network).kept == kept_count(total, SPARSITY)
 
 
-@pytest.mark.parametrize("score", [None, "snip", "grasp"])
+@pytest.mark.parametrize("score", ["grasp_preserving", "snip", "grasp"])
 def test_a_stage_scores_the_network_as_it_then_is(train, score):
     """A later stage's masks are those of `later` on the trained network, within what the first left."""
     network = fresh()
-    first = IterativeHook(network, train, [Stage(0, 0.3)], per_class=2)
+    first = IterativeHook(network, train, [Stage(0, 0.3)], "grasp", 2, later="grasp")
     training.fit(network, train, training.Recipe(epochs=2, batch_size=40, peak_lr=0.02), hook=first, dtype=torch.float32)
-    later = IterativeHook(network, train, [Stage(2, 0.6)], per_class=2, seed=5, later=score)
+    later = IterativeHook(network, train, [Stage(2, 0.6)], "grasp", 2, seed=5, later=score)
     later.load_state_dict(first.state_dict())
     images = data.class_balanced(train, 2, 5 * 100_003 + 2)
     inputs = data.normalize(images.images, network.normalization)
-    expected = scores.prune(network, score or "grasp_preserving", inputs, images.labels, 0.6, previous=first.masks)
-    from_start = scores.prune(fresh(), score or "grasp_preserving", inputs, images.labels, 0.6, previous=first.masks)
+    expected = scores.prune(network, score, inputs, images.labels, 0.6, previous=first.masks)
+    from_start = scores.prune(fresh(), score, inputs, images.labels, 0.6, previous=first.masks)
     later.before_epoch(network, 2)
     assert all(torch.equal(expected[name], later.masks[name]) for name in expected)
     assert any(not torch.equal(from_start[name], later.masks[name]) for name in expected)
@@ -158,7 +158,7 @@ def test_what_the_hook_is_given_decides_its_masks(train, monkeypatch, options):
     monkeypatch.setattr(scores, "prune", lambda *a, **k: calls.append((*a, k)) or prune(*a, **k))
     network, made = fresh(), []
     for given in ({}, options):
-        hook = IterativeHook(network, train, [Stage(0, 0.5)], **{"per_class": 2} | given)
+        hook = IterativeHook(network, train, [Stage(0, 0.5)], **{"score": "grasp", "later": "grasp", "per_class": 2} | given)
         hook.before_epoch(copy.deepcopy(network), 0)
         made.append(hook.masks)
     assert any(not torch.equal(made[0][name], made[1][name]) for name in made[0])
@@ -166,20 +166,6 @@ def test_what_the_hook_is_given_decides_its_masks(train, monkeypatch, options):
     defaults = {"temperature": 200.0, "seed": 0, "keep_at_least": 0}  # Wang et al. 2020
     assert (score, sparsity, len(images), labels.bincount().tolist()) == ("grasp", 0.5, 20, [2] * 10)
     assert {name: given[name] for name in defaults} == defaults
-
-
-def test_ten_images_a_class_by_default(train):
-    assert IterativeHook(fresh(), train, []).per_class == 10  # Wang et al. 2020, section 5
-
-
-def test_a_network_that_does_not_know_its_normalisation_needs_one(train):
-    layers = models.VGG(10, WIDTHS, (32,))
-    network = torch.nn.Sequential(layers.features, torch.nn.Flatten(), layers.classifier)
-    with pytest.raises(TypeError, match="give normalization="):
-        IterativeHook(network, train, [Stage(0, 0.5)])
-    hook = IterativeHook(network, train, [Stage(0, 0.5)], per_class=2, normalization=models.NORMALIZATIONS["half"])
-    hook.before_epoch(network, 0)
-    assert Masks.from_zeros(network).kept == kept_count(hook.masks.total, 0.5)
 
 
 def test_masks_of_another_network_are_refused(train):

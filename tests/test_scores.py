@@ -112,23 +112,15 @@ def test_grasp_in_chunks_is_the_gradient_of_the_summed_losses(network, batch, mo
     """With running statistics the loss is a mean over images, so how the batch is cut must not matter."""
     images, labels = batch
     whole = flat(scores.grasp(network, images, labels, batch_norm="eval"))
-    for batches in (1, 2, 3):
-        cut = flat(scores.grasp(network, images, labels, batch_norm="eval", batches=batches))
+    for chunk in (20, 14, 7):
+        monkeypatch.setattr(scores, "CHUNK", chunk)
+        cut = flat(scores.grasp(network, images, labels, batch_norm="eval"))
         assert torch.allclose(cut, whole, rtol=1e-3, atol=1e-10)
-    monkeypatch.setattr(scores, "CHUNK", 7)
-    assert torch.allclose(flat(scores.grasp(network, images, labels, batch_norm="eval")), whole, rtol=1e-3, atol=1e-10)
 
 
 def test_batch_norm_sees_each_part_of_the_batch_by_itself(network, batch, monkeypatch):
-    """By default everything at once; `batches=2` are the halves of images sorted by class that GraSP's authors score."""
     images, labels = batch
-    whole, halves = (flat(scores.grasp(network, images, labels, batches=count)) for count in (1, 2))
-    assert torch.equal(whole, flat(scores.grasp(network, images, labels)))
-    assert correlation(whole, halves) < 0.999
     plain = scores.plain_copy(network)
-    parts = [scores.gradient(plain, images[half], labels[half]) for half in (slice(20), slice(20, None))]
-    mean = {name: (parts[0][name] + parts[1][name]) / 2 for name in parts[0]}
-    assert torch.allclose(flat(scores.gradient(plain, images, labels, batches=2)), flat(mean), rtol=1e-3, atol=1e-6)
     monkeypatch.setattr(scores, "CHUNK", 20)  # each part then has images of every class
     spread = [scores.gradient(plain, images[start::2], labels[start::2]) for start in range(2)]
     mean = {name: (spread[0][name] + spread[1][name]) / 2 for name in spread[0]}
@@ -152,15 +144,14 @@ def test_grasp_leaves_pruned_weights_out_of_the_gradient(network, batch):
     assert score[~alive].abs().max() == 0
 
 
-@pytest.mark.parametrize("batch_norm", ["train", "eval"])
-def test_snip_is_the_gradient_of_explicit_gates(network, batch, batch_norm):
+def test_snip_is_the_gradient_of_explicit_gates(network, batch):
     """|∂L/∂c| at c = 1, with a gate c in front of every weight."""
     images, labels = batch
-    found = scores.snip(network, images, labels, batch_norm=batch_norm)
+    found = scores.snip(network, images, labels)
     net = network.double().eval()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.train(batch_norm == "train")
+            module.train()
     weights = {name: net.get_parameter(name).detach() for name in found}
     gates = {name: torch.ones_like(w, requires_grad=True) for name, w in weights.items()}
     gated = {name: weights[name] * gate for name, gate in gates.items()}

@@ -8,7 +8,7 @@ it gives what the original gave before its batch norm. The result is an ordinary
 import copy
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise, takewhile
 from time import perf_counter
 
@@ -38,7 +38,8 @@ class Unit:
         """What the layer alone gives: a convolution in the number format of `maps`, a linear layer in float32."""
         if isinstance(self.layer, nn.Linear):
             return self.layer(maps.flatten(1).float())
-        return F.conv2d(maps, self.layer.weight.to(maps.dtype), self.layer.bias.to(maps.dtype), padding=1)
+        weight, bias = (part.to(maps.dtype) for part in self.layer.parameters())
+        return F.conv2d(maps, weight, bias, padding=1)
 
 
 def units(network: models.VGG) -> list[Unit]:
@@ -125,10 +126,10 @@ def cut(producer: Unit, reader: Unit, kept: Tensor) -> None:
     by_channel = layer.weight.data.unflatten(1, (len(conv.weight), -1))
     layer.weight = nn.Parameter(by_channel[:, kept].flatten(1, 2))
     for module in (conv, *producer.rest):
-        if isinstance(module, nn.BatchNorm2d):
-            module.running_mean, module.running_var = module.running_mean[kept], module.running_var[kept]
-        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
-            module.weight, module.bias = nn.Parameter(module.weight.data[kept]), nn.Parameter(module.bias.data[kept])
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if tensor.dim():  # a batch norm's count of batches has no channels
+                part = tensor.data[kept]
+                setattr(module, name, nn.Parameter(part) if isinstance(tensor, nn.Parameter) else part)
 
 
 def remove(network: models.VGG, kept: Mapping[str | int, Tensor]) -> models.VGG:
@@ -136,7 +137,7 @@ def remove(network: models.VGG, kept: Mapping[str | int, Tensor]) -> models.VGG:
 
     `kept`: a convolution's name ("features.0") or number → its channels, ascending; ValueError for another layer or channel.
     """
-    sliced = _copied(network)
+    sliced = untouched(network)
     found = units(sliced)
     for layer, index in kept.items():
         number = _number(network, layer)
@@ -147,7 +148,7 @@ def remove(network: models.VGG, kept: Mapping[str | int, Tensor]) -> models.VGG:
     return rebuilt(network, sliced)
 
 
-def _copied(network: models.VGG) -> models.VGG:
+def untouched(network: models.VGG) -> models.VGG:
     """A copy in eval mode. Raises TypeError or ValueError for a network that is not a VGG as it was built."""
     models.require_vgg(network)
     models.require_plain(network)
@@ -192,10 +193,6 @@ class LayerReport:
     rows: int
     seconds: float
 
-    def as_dict(self) -> dict:
-        """All but the indices, as plain JSON."""
-        return {key: value for key, value in asdict(self).items() if key != "kept"}
-
 
 def layer_statistics(
     network: models.VGG, images: Tensor, layer: str | int, *, samples: Samples | None = None
@@ -205,9 +202,9 @@ def layer_statistics(
     `layer` is the convolution, by name ("features.7") or number from 0 in forward order; ValueError for another.
     """
     number, samples = _number(network, layer), samples or Samples()
-    stream = Activations(_copied(network), samples.choose(images))
+    stream = Activations(untouched(network), samples.choose(images))
     statistics = stream.statistics(number + 1, samples)
-    return statistics, regression.matrix(stream.units[number + 1].layer, statistics.taps)
+    return statistics, regression.matrix(stream.units[number + 1].layer.weight, statistics.taps)
 
 
 def error_curves(
@@ -218,11 +215,11 @@ def error_curves(
     Each layer by itself in the unpruned network, solved by least squares: what `widths.for_budget` weighs.
     """
     samples, curves = samples or Samples(), {}
-    stream = Activations(_copied(network), samples.choose(images), dtype or machine.dtype(images.device))
+    stream = Activations(untouched(network), samples.choose(images), dtype or machine.dtype(images.device))
     for number, unit in enumerate(convolutions(network), start=1):
         stream.advance(number)
         statistics = stream.statistics(number, samples)
-        order = regression.path(statistics, regression.matrix(stream.units[number].layer, statistics.taps)).order
+        order = regression.path(statistics, regression.matrix(stream.units[number].layer.weight, statistics.taps)).order
         curves[unit.name] = regression.error_curve(statistics, order)
     return curves
 
@@ -254,36 +251,37 @@ def prune(
     Raises ValueError for widths that are not a narrower list of the same shape, or an unknown method.
     """
     settings.choose("method", method, METHODS)
-    sliced, samples = _copied(network), samples or Samples(seed=seed)
+    sliced, samples = untouched(network), samples or Samples(seed=seed)
     counts = _counts(network, widths)
     images, dtype = samples.choose(images), dtype or machine.dtype(images.device)
     dense = targets(sliced, images, samples, dtype) if asymmetric else {}
     stream, reports = Activations(sliced, images, dtype), []
     for number, (unit, count) in enumerate(zip(convolutions(network), counts, strict=True)):
-        started, channels, penalty = perf_counter(), len(unit.layer.weight), None
+        started, channels = perf_counter(), len(unit.layer.weight)
+        whole, penalty = None, None
         name, reader = stream.units[number + 1].name, stream.units[number + 1].layer
         stream.advance(number + 1)
         sums = functools.partial(stream.statistics, number + 1, samples, dense.pop(name, None))
         # of all channels: what the LASSO chooses from, and what the layer's own output is made of
         few = samples.selection_rows if asymmetric and channels > NARROW else None
-        whole = sums(few) if method == "lasso" or not asymmetric else None
         if method == "lasso":
-            kept, penalty = regression.path(whole, regression.matrix(reader, whole.taps), count).keep(count)
-        elif method == "l1":
-            kept = unit.layer.weight.abs().sum((1, 2, 3)).argsort(descending=True, stable=True)[:count].sort().values
+            whole = sums(few)
+            kept, penalty = regression.path(whole, regression.matrix(reader.weight, whole.taps), count).keep(count)
         else:
-            kept = regression.random_order(channels, seed * 65537 + number)[:count].sort().values
+            by_norm = unit.layer.weight.abs().sum((1, 2, 3)).argsort(descending=True, stable=True)
+            order = by_norm if method == "l1" else regression.random_order(channels, seed * 65537 + number)
+            kept, whole = order[:count].sort().values, None if asymmetric else sums()
         stream.keep(number, kept)
         statistics = whole.restricted(kept) if whole and not few else sums()
-        everything, W = torch.arange(count), regression.matrix(reader, statistics.taps)
+        everything, W = torch.arange(count), regression.matrix(reader.weight, statistics.taps)
         solved, solver = W, "none"
         if reconstruct:
             solution = regression.solve(statistics, everything, W)
             regression.assign(reader, solution.W, solution.bias, statistics.taps)
             solved, solver = solution.W, solution.solver
-        errors = [regression.relative_error(statistics, everything, weights) for weights in (W, solved)]
-        indices, seconds = tuple(kept.tolist()), perf_counter() - started
-        reports.append(LayerReport(unit.name, name, channels, count, indices, *errors, penalty, solver, statistics.rows, seconds))
+        before, after = (regression.relative_error(statistics, everything, weights) for weights in (W, solved))
+        choice, cost = (unit.name, name, channels, count, tuple(kept.tolist())), (statistics.rows, perf_counter() - started)
+        reports.append(LayerReport(*choice, before, after, penalty, solver, *cost))
     return rebuilt(network, sliced), reports
 
 
@@ -292,6 +290,6 @@ def _counts(network: models.VGG, widths: Sequence[int | str]) -> list[int]:
     if [width == "M" for width in widths] != [width == "M" for width in network.widths]:
         raise ValueError(f"the widths {tuple(widths)} have not the layers of {network.widths}")
     for before, after in zip(network.widths, widths, strict=True):
-        if before != "M" and not (isinstance(after, int) and 1 <= after <= before):
+        if isinstance(before, int) and not (isinstance(after, int) and 1 <= after <= before):
             raise ValueError(f"a convolution of {before} channels cannot keep {after}")
-    return [width for width in widths if width != "M"]
+    return [width for width in widths if isinstance(width, int)]

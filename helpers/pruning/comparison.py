@@ -48,13 +48,12 @@ def gradient_norm(
     masks: Masks | None = None,
     *,
     over: str = "kept",
-    batch_norm: str = "train",
     temperature: float = 1.0,
 ) -> float:
     """Euclidean norm of the gradient of the mean cross-entropy, over convolution and linear weights.
 
     Images are float, normalised, (N, 3, H, W). The network is not changed, and with `masks` it is judged as if they had been
-    applied to it. For `temperature` and `batch_norm` see `scores.gradient`.
+    applied to it. Batch norm uses the images' own statistics. For `temperature` see `scores.gradient`.
 
     Args:
         over: with `masks`, which weights count. "kept": those that training can still move, the gradient flow of the
@@ -62,14 +61,14 @@ def gradient_norm(
             to preserve and what its first order promises, ‖g‖² falling by twice the score of each weight removed (Wang
             et al. 2020, section 4). Without masks both are the same.
 
-    Raises ValueError for another `over` or `batch_norm`.
+    Raises ValueError for another `over`.
     """
     if over not in ("kept", "all"):
         raise ValueError(f'the norm is over "kept" or "all" weights, not {over!r}')
     plain = plain_copy(network)
     if masks is not None:
         masks.apply(plain)
-    parts = gradient(plain, images, labels, temperature=temperature, batch_norm=batch_norm)
+    parts = gradient(plain, images, labels, temperature=temperature)
     if masks is not None and over == "kept":
         parts = {name: part * masks[name].to(part.device) for name, part in parts.items()}
     return float(sum((part.double() ** 2).sum() for part in parts.values()) ** 0.5)

@@ -53,21 +53,14 @@ def _moments(layer: nn.Conv2d | nn.Linear, sums: list[Tensor], images: int) -> M
     return Moments(square.view(shape).float(), variance.view(shape).float(), output_variance.float())
 
 
-def wanda(network: models.VGG, kept: Mapping[str, int], moments: Mapping[str, Moments], *, by_output: bool = False) -> Masks:
+def wanda(network: models.VGG, kept: Mapping[str, int], moments: Mapping[str, Moments]) -> Masks:
     """Keep the largest |w| · ‖x‖, the norm of what the weight reads (Sun et al. 2023, "A Simple and Effective Pruning Approach").
 
-    kept: weight name → weights that stay. The largest of the whole layer stay, or with `by_output`, as the paper does in
-    language models, the same number in each output, the first ones one more where that leaves a rest.
+    kept: weight name → weights that stay in the layer (the paper keeps as many in each output of a language model's).
     """
-
-    def mask(name: str, weight: Tensor) -> Tensor:
-        scores = weight.detach().abs() * moments[name].square.to(weight.device).sqrt()
-        if not by_output:
-            return masks.keep_largest(scores, kept[name])
-        each, more = divmod(kept[name], len(scores))
-        return torch.stack([masks.keep_largest(row, each + (number < more)) for number, row in enumerate(scores)])
-
-    return Masks(network, {name: mask(name, weight) for name, weight in models.weights(network).items()})
+    weights = models.weights(network)
+    scores = {name: w.detach().abs() * moments[name].square.to(w.device).sqrt() for name, w in weights.items()}
+    return Masks(network, {name: masks.keep_largest(score, kept[name]) for name, score in scores.items()})
 
 
 def allocate(network: models.VGG, moments: Mapping[str, Moments], sparsity: float, *, alpha: float = 0.0) -> dict[str, int]:

@@ -5,7 +5,7 @@ label is read and nothing is trained. `allocate` then makes the last weight wort
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import prod
 
 import numpy as np
@@ -14,9 +14,9 @@ from torch import Tensor
 
 from helpers import models
 from helpers.pruning import masks, regression
-from helpers.pruning.channels import Activations
+from helpers.pruning.channels import Activations, untouched
 from helpers.pruning.regression import Samples
-from helpers.pruning.repair import System, untouched
+from helpers.pruning.repair import System
 
 SAMPLES = Samples(images=500, positions=10)
 OUTPUTS = 64  # that stand for all outputs of a layer
@@ -30,10 +30,6 @@ class Curve:
 
     densities: tuple[float, ...]
     errors: tuple[float, ...]
-
-    def to_dict(self) -> dict:
-        """Plain JSON, which `Curve(**…)` takes back."""
-        return asdict(self)
 
 
 @torch.no_grad()
@@ -56,7 +52,7 @@ def curves(
         stream.advance(number)
         statistics = stream.statistics(number, samples)
         chosen = regression.random_order(len(unit.layer.weight), samples.seed)[:outputs].to(images.device)
-        W = regression.matrix(unit.layer, statistics.taps)[chosen]
+        W = regression.matrix(unit.layer.weight, statistics.taps)[chosen]
         statistics.xy, statistics.yy = statistics.xy[:, chosen], statistics.yy[chosen]
         system = System.of(statistics, W)
         Z, errors = W * system.scale, [0.0]

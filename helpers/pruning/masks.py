@@ -139,12 +139,6 @@ class Masks(Mapping[str, Tensor]):
         """The weights of which nothing is left."""
         return [name for name, mask in self.items() if not mask.any()]
 
-    def require_alive(self) -> "Masks":
-        """These masks; ValueError where nothing is left of a layer."""
-        if self.empty:
-            raise ValueError(f"nothing is left of {self.empty[0]}: {AGAINST_EMPTY}")
-        return self
-
 
 def _require_fit(masks: Mapping[str, Tensor], weights: Mapping[str, Tensor], *, whole: bool = False) -> None:
     """Raise unless every mask is a bool tensor of its weight's shape and, with `whole`, every weight has one."""

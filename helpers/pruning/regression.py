@@ -22,6 +22,7 @@ from torch.nn import functional as F
 RIDGE = 1e-3  # of the mean diagonal of XᵀX
 ROUNDING = 1e-6  # of float32 sums
 DEAD = 1e-7  # a channel with less than this share of the largest one's energy carries nothing
+Layer = nn.Conv2d | nn.Linear
 STEPS = 8  # that a LASSO path may take for each channel
 
 
@@ -78,8 +79,7 @@ class Statistics:
         X, c = X.flatten(1).float(), self.channels
         for tap in range(0, len(self.xx), c):  # with itself and later taps alone: XᵀX is symmetric
             self.xx[tap : tap + c, tap:].addmm_(X[:, tap : tap + c].T, X[:, tap:])
-        self.x_mean += X.sum(0, dtype=torch.float64)
-        self.rows += len(X)
+        self.rows, self.x_mean = self.rows + len(X), self.x_mean + X.sum(0, dtype=torch.float64)
         if Y is not None:
             self.xy.addmm_(X.T, Y.float())
             self.y_mean += Y.sum(0, dtype=torch.float64)
@@ -90,19 +90,18 @@ class Statistics:
         if self.rows == 0:
             raise ValueError("no rows were added")
         self.xx = self.xx.triu_() + self.xx.triu(1).T
-        self.x_mean /= self.rows
-        self.y_mean /= self.rows
-        x_mean = self.x_mean.float()
+        self.x_mean, self.y_mean = self.x_mean / self.rows, self.y_mean / self.rows
+        x_mean, y_mean = self.x_mean.float(), self.y_mean.float()
         self.xx.addr_(x_mean, x_mean, alpha=-self.rows)
-        self.xy.addr_(x_mean, self.y_mean.float(), alpha=-self.rows)
+        self.xy.addr_(x_mean, y_mean, alpha=-self.rows)
         self.yy -= self.rows * self.y_mean.square()
         return self._finite()
 
-    def explained_by(self, W: Tensor, bias: Tensor) -> "Statistics":
+    def explained_by(self, W: Tensor, bias: Tensor | None) -> "Statistics":
         """These statistics (centred) with Y = X Wᵀ + bias, for which no row of Y is needed."""
         self.xy = self.xx @ W.T
         self.yy = (W.T * self.xy).sum(0, dtype=torch.float64)
-        self.y_mean = W.double() @ self.x_mean + bias
+        self.y_mean = W.double() @ self.x_mean + (0 if bias is None else bias)
         return self._finite()
 
     def _finite(self) -> "Statistics":
@@ -129,13 +128,7 @@ class Statistics:
 
 @torch.no_grad()
 def collect(
-    inputs: Iterable[Tensor],
-    layer: nn.Conv2d | nn.Linear,
-    samples: Samples,
-    count: int,
-    *,
-    targets: Tensor | None = None,
-    rows: int | None = None,
+    inputs: Iterable[Tensor], layer: Layer, samples: Samples, count: int, targets: Tensor | None = None, rows: int | None = None
 ) -> Statistics:
     """Statistics of any 3×3 convolution (padding 1) or linear layer.
 
@@ -145,31 +138,38 @@ def collect(
         rows: about so many, the same number from each image, and from no more images than that takes.
     """
     per_image = max(1, rows // count) if rows else samples.positions
-    statistics, done, Y = None, 0, None if targets is None else targets.view(count, -1, len(layer.weight))[:, :per_image]
+    statistics: Statistics | None = None
+    done, Y = 0, None if targets is None else targets.view(count, -1, len(layer.weight))[:, :per_image]
     for maps in inputs:
         here = slice(done, done + len(maps))
         if isinstance(layer, nn.Linear):
             X = maps.flatten(2).transpose(1, 2) if maps.dim() > 2 else maps.unsqueeze(1)
         else:
             X = patches(maps, samples.positions_of(count, maps.shape[-1])[here, :per_image])
-        statistics = statistics or Statistics(*X.shape[1:], len(layer.weight), maps.device)
+        statistics = statistics or Statistics(X.shape[1], X.shape[2], len(layer.weight), maps.device)
         statistics.add(X, None if Y is None else Y[here].flatten(0, 1))
         done += len(maps)
         if rows and statistics.rows >= rows:
             break
-    statistics.centred()
-    return statistics if targets is not None else statistics.explained_by(matrix(layer, statistics.taps), layer.bias)
+    if statistics is None:
+        raise ValueError("a layer needs images to be solved from")
+    found = statistics.centred()
+    return found if targets is not None else found.explained_by(matrix(layer.weight, found.taps), layer.bias)
 
 
-def matrix(layer: nn.Conv2d | nn.Linear, taps: int) -> Tensor:
-    """The layer's weight as W (outputs, taps · channels)."""
-    return layer.weight.detach().reshape(len(layer.weight), -1, taps).transpose(1, 2).flatten(1)
+def matrix(weight: Tensor, taps: int) -> Tensor:
+    """A layer's weight, or a mask of it, as W (outputs, taps · channels)."""
+    return weight.detach().reshape(len(weight), -1, taps).transpose(1, 2).flatten(1)
 
 
-def assign(layer: nn.Conv2d | nn.Linear, W: Tensor, bias: Tensor, taps: int) -> None:
+def unmatrix(W: Tensor, taps: int, shape: torch.Size) -> Tensor:
+    """The inverse of `matrix`: a weight or a mask of that shape."""
+    return W.view(len(W), taps, -1).transpose(1, 2).reshape(shape)
+
+
+def assign(layer: Layer, W: Tensor, bias: Tensor, taps: int) -> None:
     """Give the layer the weights W (outputs, taps · channels) and the bias (outputs,), in place."""
-    layer.weight = nn.Parameter(W.view(len(W), taps, -1).transpose(1, 2).reshape(layer.weight.shape))
-    layer.bias = nn.Parameter(bias)
+    layer.weight, layer.bias = nn.Parameter(unmatrix(W, taps, layer.weight.shape)), nn.Parameter(bias)
 
 
 @dataclass(frozen=True)
@@ -217,8 +217,8 @@ def path(statistics: Statistics, W: Tensor, count: int | None = None) -> Path:
     The whole path, or with `count` only until it holds more channels than that.
     """
     taps, c = statistics.taps, statistics.channels
-    gram = ((W.T @ W) * statistics.xx).view(taps, c, taps, c).sum((0, 2), dtype=torch.float64)
-    gram = ((gram + gram.T) / 2).cpu().numpy()  # symmetric to the last bit
+    sums = ((W.T @ W) * statistics.xx).view(taps, c, taps, c).sum((0, 2), dtype=torch.float64)
+    gram = ((sums + sums.T) / 2).cpu().numpy()  # symmetric to the last bit
     correlation = (W.T * statistics.xy).view(taps, c, -1).sum((0, 2), dtype=torch.float64).cpu().numpy()
     alive = np.flatnonzero(np.diag(gram) > DEAD * np.diag(gram).max())
     if not len(alive):
@@ -228,8 +228,8 @@ def path(statistics: Statistics, W: Tensor, count: int | None = None) -> Path:
     while not whole and (count is None or seen <= count):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # an early end, where channels are equal: see Path.keep
-            sums = correlation[alive], gram[np.ix_(alive, alive)]
-            penalties, _, found = lars_path_gram(*sums, n_samples=statistics.rows, max_iter=steps, method="lasso")
+            of_alive = correlation[alive], gram[np.ix_(alive, alive)]
+            penalties, _, found = lars_path_gram(*of_alive, n_samples=statistics.rows, max_iter=steps, method="lasso")
         seen, whole = (found != 0).sum(axis=0).max(), steps == most or len(penalties) <= steps
         steps = min(most, 2 * steps)  # channels left the path on the way: go further
     beta = np.zeros((c, len(penalties)))

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from helpers import models
 from helpers.pruning import regression
-from helpers.pruning.channels import Activations, targets
+from helpers.pruning.channels import Activations, targets, untouched
 from helpers.pruning.masks import Masks, keep_largest
 from helpers.pruning.regression import Samples, Statistics
 
@@ -105,13 +105,6 @@ class System:
         return Z, mask
 
 
-def untouched(network: models.VGG) -> models.VGG:
-    """A copy in eval mode. Raises TypeError or ValueError for a network that is not a VGG as it was built."""
-    models.require_vgg(network)
-    models.require_plain(network)
-    return copy.deepcopy(network).eval()
-
-
 def keep_blocks(Z: Tensor, count: int, block: int, taps: int) -> Tensor:
     """The mask of the largest blocks of `block` neighbouring channels at one tap and output, by their sum of squares.
 
@@ -148,7 +141,7 @@ def least_squares(
     masks = Masks(network, masks)
 
     def solve(name: str, system: System, taps: int) -> Tensor:
-        mask = _matrix(masks[name], taps)
+        mask = regression.matrix(masks[name], taps)
         return system.weights(system.solved(system.dense * system.scale, mask, steps), mask)
 
     return _in_order(network, images, samples, ridge, {name for name, mask in masks.items() if not mask.all()}, solve)
@@ -188,7 +181,7 @@ def together(
 
     def solve(name: str, system: System, taps: int) -> Tensor:
         Z, mask = system.searched(kept[name], rho=rho, rounds=rounds, block=block, taps=taps)
-        masks[name] = _unmatrix(mask, weights[name], taps)
+        masks[name] = regression.unmatrix(mask, taps, weights[name].shape)
         return system.weights(system.solved(Z, mask, steps), mask)
 
     changed = {name for name, weight in weights.items() if kept[name] < weight.numel()}
@@ -213,17 +206,7 @@ def _in_order(
         stream.advance(number)
         statistics = stream.statistics(number, samples, dense.pop(unit.name))
         taps = statistics.taps
-        W = solve(names[number], System.of(statistics, regression.matrix(unit.layer, taps), ridge), taps)
+        W = solve(names[number], System.of(statistics, regression.matrix(unit.layer.weight, taps), ridge), taps)
         bias = statistics.y_mean - W.double() @ statistics.x_mean
         regression.assign(unit.layer, W, bias.to(W.dtype), taps)
     return pruned.train(network.training)
-
-
-def _matrix(mask: Tensor, taps: int) -> Tensor:
-    """A mask of a weight's shape as (outputs, taps · channels), like `regression.matrix`."""
-    return mask.reshape(len(mask), -1, taps).transpose(1, 2).flatten(1)
-
-
-def _unmatrix(mask: Tensor, weight: Tensor, taps: int) -> Tensor:
-    """The inverse of `_matrix`."""
-    return mask.view(len(mask), taps, -1).transpose(1, 2).reshape(weight.shape)

@@ -1,5 +1,6 @@
 """The iterative schedule: when to prune during training, how far each time, and the training hook that does it."""
 
+import functools
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,12 +8,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from helpers import data
-from helpers.models import Normalization
+from helpers.models import VGG
 from helpers.pruning import scores
 from helpers.pruning.masks import MaskHook, Masks, kept_count
-
-LATER = {"grasp": "grasp_preserving"}
-"""Which score takes over once training has begun; by its signed definition GraSP would remove what was learnt."""
 
 
 @dataclass(frozen=True)
@@ -46,43 +44,39 @@ class IterativeHook(MaskHook):
     after an interruption prunes the same weights. `masks` are the masks in force; a later stage only takes away.
 
     Args:
+        network: it says how its images are normalised.
         score: for the stage before training, as `scores.prune` takes it.
-        later: the score of the stages during training; by default `LATER` of `score`, or `score` itself.
+        later: the score of the stages during training. By its signed definition GraSP would remove what was learnt.
         keep_at_least, temperature: see `scores.prune`; with 0 kept a stage that empties a layer is a ValueError.
-        normalization: of the images; by default the network's own.
     """
 
     def __init__(
         self,
-        network: nn.Module,
+        network: VGG,
         train_split: data.Split,
         stages: Sequence[Stage],
-        score: str | scores.Score = "grasp",
+        score: str | scores.Score,
         per_class: int = 10,
         seed: int = 0,
         *,
-        later: str | scores.Score | None = None,
+        later: str | scores.Score,
         keep_at_least: int = 0,
         temperature: float = scores.TEMPERATURE,
-        normalization: Normalization | None = None,
     ):
         if any(a.epoch >= b.epoch or a.sparsity > b.sparsity for a, b in itertools.pairwise(stages)):
             raise ValueError("stages must follow each other in epochs and never lower the sparsity")
         super().__init__(Masks.of(network))
-        self.stages, self.score, self.later = tuple(stages), score, later or LATER.get(score, score)
+        self.stages, self.score, self.later = tuple(stages), score, later
         self._train, self.per_class, self._seed = train_split, per_class, seed
-        self._normalization = normalization or getattr(network, "normalization", None)
-        if self._normalization is None:
-            raise TypeError(f"a {type(network).__name__} does not say how its images are normalised: give normalization=…")
-        self._options = {"seed": seed, "keep_at_least": keep_at_least, "temperature": temperature}
+        self._normalization = network.normalization
+        self._prune = functools.partial(scores.prune, seed=seed, keep_at_least=keep_at_least, temperature=temperature)
 
     def before_epoch(self, network: nn.Module, epoch: int) -> None:
         """Prune if `epoch` begins a stage, and set what is pruned to zero."""
         for stage in self.stages:
             if stage.epoch == epoch:
                 chosen = data.class_balanced(self._train, self.per_class, self._seed * 100_003 + epoch)
-                images = data.normalize(chosen.images, self._normalization)
+                batch = data.normalize(chosen.images, self._normalization), chosen.labels
                 score = self.later if epoch else self.score
-                batch = images, chosen.labels, stage.sparsity
-                self.masks = scores.prune(network, score, *batch, previous=self.masks, **self._options)
+                self.masks = self._prune(network, score, *batch, stage.sparsity, previous=self.masks)
         super().before_epoch(network, epoch)

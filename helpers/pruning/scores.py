@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from helpers import models, settings
-from helpers.pruning.masks import Masks, kept_count, rank
+from helpers.pruning.masks import AGAINST_EMPTY, Masks, kept_count, rank
 
 Scores = dict[str, Tensor]
 Score = Callable[..., Scores]
 
 TEMPERATURE = 200.0  # what GraSP divides logits by (the authors' code, Wang et al. 2020)
 ROUNDS = {"synflow": 100}  # Tanaka et al. 2020, section 5; every other score ranks once
-CHUNK = 128  # images that are run at once, unless `batches` says otherwise
+CHUNK = 128  # images that are run at once
 SCORES: dict[str, Score] = {}
 
 
@@ -91,7 +91,9 @@ def prune(
         signed = {name: -scores[name] if inverted else scores[name] for name in masks}
         count = round(start * (target / start) ** (step / rounds))
         masks = rank(masks, signed, count, exclude=exclude, keep_at_least=keep_at_least)
-    return masks.require_alive()
+    if masks.empty:
+        raise ValueError(f"nothing is left of {masks.empty[0]}: {AGAINST_EMPTY}")
+    return masks
 
 
 def plain_copy(network: nn.Module, dtype: torch.dtype = torch.float32) -> nn.Module:
@@ -108,23 +110,19 @@ def gradient(
     *,
     temperature: float = 1.0,
     batch_norm: str = "train",
-    batches: int | None = None,
 ) -> Scores:
     """∂L/∂θ of every convolution and linear weight, of the mean cross-entropy of logits divided by `temperature`.
 
     Args:
         plain: a `plain_copy`.
         batch_norm: "train" normalises by the statistics of the images, as the first training step does, "eval" by the
-            running ones.
-        batches: into how many parts of consecutive images they are cut, each of which batch norm normalises by itself; 1 takes
-            all at once. By default at most 128 images run at once, and where there are more each part is spread over all of
-            them, since images sorted by class would give it few classes. GraSP's authors score two halves of images sorted
-            by class: `batches=2`.
+            running ones. Of more than 128 images it sees one part after another, each spread over all of them, since images
+            sorted by class would give it few classes.
     """
     weights = models.weights(plain)
     total = {name: torch.zeros_like(weight) for name, weight in weights.items()}
     with _exact(plain, images, batch_norm):
-        for loss in _losses(plain, images, labels, temperature, batches):
+        for loss in _losses(plain, images, labels, temperature):
             torch._foreach_add_(list(total.values()), torch.autograd.grad(loss, list(weights.values())))
     return total
 
@@ -146,28 +144,22 @@ def random(network: nn.Module, images: Tensor | None = None, labels: Tensor | No
 
 
 @registered
-def snip(network: nn.Module, images: Tensor, labels: Tensor, *, batch_norm: str = "train") -> Scores:
+def snip(network: nn.Module, images: Tensor, labels: Tensor) -> Scores:
     """|θ ⊙ ∂L/∂θ| (Lee et al. 2019, equation 6): |∂L/∂c| of a gate c = 1 in front of every weight."""
     plain = plain_copy(network)
-    slope = gradient(plain, images, labels, batch_norm=batch_norm)
+    slope = gradient(plain, images, labels)
     return {name: (weight.detach() * slope[name]).abs() for name, weight in models.weights(plain).items()}
 
 
 @registered
 def grasp(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    temperature: float = TEMPERATURE,
-    batch_norm: str = "train",
-    batches: int | None = None,
+    network: nn.Module, images: Tensor, labels: Tensor, *, temperature: float = TEMPERATURE, batch_norm: str = "train"
 ) -> Scores:
     """θ ⊙ (H g): GraSP's score with its sign turned, so that the largest are kept (Wang et al. 2020, equation 8).
 
     g is the gradient and H the Hessian, over convolution and linear weights, of the cross-entropy of logits divided by
     `temperature`. To first order, removing a weight changes ‖g‖² by minus twice its score: what goes first is what held the
-    gradient norm down. The paper uses 10 images a class. For `batch_norm` and `batches` see `gradient`.
+    gradient norm down. The paper uses 10 images a class. For `batch_norm` see `gradient`.
 
     A weight that is exactly zero has been pruned and is no parameter any more: it has no part in g. H g is the gradient
     of gᵀ∇L with g held fixed: one backward pass through a backward pass.
@@ -177,10 +169,10 @@ def grasp(
     parameters = list(weights.values())
     product = [torch.zeros_like(p) for p in parameters]
     whole = None
-    if (batches or -(-len(images) // CHUNK)) > 1:  # with one part, the gradient differentiated is already that of all images
-        whole = gradient(plain, images, labels, temperature=temperature, batch_norm=batch_norm, batches=batches)
+    if len(images) > CHUNK:  # with one part, the gradient differentiated is already that of all images
+        whole = gradient(plain, images, labels, temperature=temperature, batch_norm=batch_norm)
     with _exact(plain, images, batch_norm):
-        for loss in _losses(plain, images, labels, temperature, batches):
+        for loss in _losses(plain, images, labels, temperature):
             slope = torch.autograd.grad(loss, parameters, create_graph=True)
             g = [s.detach() * (p != 0) for s, p in zip(whole.values() if whole else slope, parameters, strict=True)]
             torch._foreach_add_(product, torch.autograd.grad(slope, parameters, g))
@@ -245,9 +237,8 @@ def _exact(plain: nn.Module, images: Tensor, batch_norm: str) -> Iterator[None]:
         yield
 
 
-def _losses(plain: nn.Module, images: Tensor, labels: Tensor, temperature: float, batches: int | None) -> Iterator[Tensor]:
+def _losses(plain: nn.Module, images: Tensor, labels: Tensor, temperature: float) -> Iterator[Tensor]:
     """The loss of each part of the images, so weighted that they sum to the mean over all; see `gradient`."""
     count = -(-len(images) // CHUNK)
-    spread = ((images[start::count], labels[start::count]) for start in range(count))
-    for x, y in spread if batches is None else zip(images.tensor_split(batches), labels.tensor_split(batches), strict=True):
+    for x, y in ((images[start::count], labels[start::count]) for start in range(count)):
         yield F.cross_entropy(plain(x.float()) / temperature, y) * (len(y) / len(labels))

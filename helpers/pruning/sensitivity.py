@@ -127,7 +127,7 @@ class _Reader:
     def _pruned(self, stages: list[nn.Sequential], kept: Tensor) -> list[nn.Sequential]:
         """The stages with zeros in the layer come to where `kept` is False."""
         stage = copy.deepcopy(stages[self.position])
-        stage[0].weight.masked_fill_(~kept, 0)
+        next(iter(models.weights(stage).values())).masked_fill_(~kept, 0)
         return [*stages[: self.position], stage, *stages[self.position + 1 :]]
 
     def _normalized(self, images: Tensor) -> Tensor:
@@ -136,14 +136,14 @@ class _Reader:
 
 def _run(stages: Sequence[nn.Sequential], x: Tensor) -> Tensor:
     for stage in stages:
-        x = stage(x.to(stage[0].weight.dtype))
+        x = stage(x.to(next(stage.parameters()).dtype))
     return x
 
 
 def _stages(network: models.VGG, dtype: torch.dtype) -> list[nn.Sequential]:
     """The folded network, its convolutions in `dtype`, its head in float32, cut in front of every weight layer."""
     folded = models.fold_batch_norm(network).requires_grad_(False)
-    folded.features.to(dtype, memory_format=torch.channels_last)
+    folded.features.to(dtype, memory_format=torch.channels_last)  # type: ignore[call-overload]
     stages: list[nn.Sequential] = []
     for module in [*folded.features, nn.Flatten(), *folded.classifier]:
         if isinstance(module, nn.Conv2d | nn.Linear):
@@ -155,14 +155,8 @@ def _stages(network: models.VGG, dtype: torch.dtype) -> list[nn.Sequential]:
 
 def _stored(path: Path | None, key: str) -> dict:
     """What a scan with the same key left at `path`; empty where there is none or the file is damaged."""
-    if path is None or not Path(path).is_file():
-        return {}
-    try:
-        stored = files.load_json(path)
-    except files.CorruptFile as error:
-        progress.say(f"{error}; the scan starts again")
-        return {}
-    return stored if stored.get("key") == key else {}
+    stored = files.intact(path, files.load_json) if path is not None else None
+    return stored if stored and stored.get("key") == key else {}
 
 
 def _store(path: Path | None, stored: dict) -> None:

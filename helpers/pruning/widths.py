@@ -20,7 +20,7 @@ def macs_with_batch_norm(network: models.VGG, widths: Sequence[int | str] | None
     """
     total, channels, side = 0, 3, network.image_size
     for width in widths or network.widths:
-        if width == "M":
+        if isinstance(width, str):
             side //= 2
         else:
             total += side * side * width * (9 * channels + 1)
@@ -56,7 +56,7 @@ def for_budget(
     settings.choose("rule", rule, RULES)
     if multiple < 1:
         raise ValueError(f"widths are multiples of 1 or more, not of {multiple}")
-    full = [width for width in network.widths if width != "M"]
+    full = [width for width in network.widths if isinstance(width, int)]
     lowest = [min(multiple, width) for width in full]
 
     def excess(convs: Sequence[int]) -> int:

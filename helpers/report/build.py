@@ -1,13 +1,12 @@
 """Build the report: execute every notebook, write each as a page that needs nothing else, then the first page.
 
-    python -m helpers.report [--profile demo|study|paper] [--only 01] [--set SPARSITY=0.9] [--timeout SECONDS]
+    python -m helpers.report [--profile demo|study|paper] [--only 01] [--timeout SECONDS]
 
 A cell that fails, a kernel that dies and a time-out end the build with one line; what the notebook had shown so far is
 kept beside the build as NAME.partial.ipynb and NAME.partial.html, and pages written earlier stay as they were.
 """
 
 import argparse
-import ast
 import asyncio
 import contextlib
 import os
@@ -15,7 +14,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,6 @@ from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell
 
 from helpers import files, machine, results, settings, timing
 from helpers.report import index, pages, summary
@@ -125,36 +123,19 @@ def _reason(error: BaseException, timeout: float) -> str:
     return f"no kernel to execute it ({' '.join(str(error).split())})"
 
 
-def parameters(notebook: NotebookNode) -> set[str]:
-    """The names that cells tagged "parameters" assign."""
-    cells = [cell.source for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ())]
-    nodes = [node for source in cells for node in ast.walk(ast.parse(source))]
-    return {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-
-
-def override(notebook: NotebookNode, given: Mapping[str, object]) -> None:
-    """Insert a cell that assigns what is given, of the notebook's own parameters, behind the cell tagged "parameters"."""
-    lines = [f"{name} = {given[name]!r}" for name in given if name in parameters(notebook)]
-    if lines:
-        position = next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", ()))
-        cell = new_code_cell("\n".join(lines), id="injected", metadata={"tags": ["injected-parameters"]})
-        notebook.cells.insert(position + 1, cell)
-
-
 # Command line ----------------------------------------------------------------------------------------------------
 
 
 def build(
     profile: str,
     only: Sequence[str] = (),
-    given: Mapping[str, object] = {},
     timeout: float = TIMEOUT_S,
     folder: Path = NOTEBOOKS,
 ) -> list[Path]:
     """Execute the notebooks in `folder`, write their pages, the first page and, for the study, the tables in Markdown.
 
-    Returns the pages written. Raises Failed at the first notebook that does not run to its end, ValueError for a parameter
-    that no notebook has, files.Busy while another build writes to the same folder.
+    Returns the pages written. Raises Failed at the first notebook that does not run to its end, files.Busy while another
+    build writes to the same folder.
     """
     out, aside = settings.report_dir(profile), settings.build_dir(profile)
     paths = sorted(folder.glob("*.ipynb"))
@@ -163,31 +144,28 @@ def build(
     if not chosen:
         raise Failed(f"no notebook in {folder} begins with {' or '.join(only)}" if only else f"no notebook in {folder}")
     notebooks = {path: nbformat.read(path, as_version=4) for path in chosen}
-    for name in given:
-        settings.choose("parameter", name, sorted(set().union(*map(parameters, notebooks.values()))))
     written = []
     with files.lock(aside / "build.lock", wait=False):
         for path, notebook in notebooks.items():
-            override(notebook, given)
             failure = execute(notebook, path.stem, profile, timeout, folder)
             current = site[paths.index(path)]
             words = provenance(_results(profile), profile)
             text = pages.page(*pages.contents(notebook, out), current, site, out, failure=failure, **words)
             partial = aside / f"{path.stem}.partial.html"
             if failure:
-                _write(partial, text)
-                _write(partial.with_suffix(".ipynb"), nbformat.writes(notebook))
+                files.save_text(partial, text)
+                files.save_text(partial.with_suffix(".ipynb"), nbformat.writes(notebook))
                 raise Failed(f"{failure} (what it had shown so far: {partial})")
             for left in (partial, partial.with_suffix(".ipynb")):
                 left.unlink(missing_ok=True)
-            _write(out / current.file, text)
+            files.save_text(out / current.file, text)
             written.append(out / current.file)
         frame = _results(profile)
         first = pages.page(index.body(frame, profile, site), [], None, site, out, failure="", **provenance(frame, profile))
-        _write(out / "index.html", first)
+        files.save_text(out / "index.html", first)
         if out == settings.ROOT / "reports":
             for path, text in summary.texts(frame).items():
-                _write(path, text)
+                files.save_text(path, text)
     return [*written, out / "index.html"]
 
 
@@ -211,36 +189,18 @@ def _results(profile: str) -> pd.DataFrame:
     return timing.of_one_run(results.frame(settings.profile(profile)))
 
 
-def _write(path: Path, text: str) -> None:
-    with files.atomic(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def _assignment(text: str) -> tuple[str, object]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"{text!r} is not NAME=VALUE")
-    try:
-        return name, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return name, value
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build the pages of a profile; the exit status: 0, 1 with one line on standard error, or 130 when interrupted."""
     parser = argparse.ArgumentParser(prog="python -m helpers.report", description="Build the report's pages.")
     parser.add_argument("--profile", help="demo (default), study or paper; else $PROFILE")
     parser.add_argument("--only", action="append", default=[], metavar="NAME", help="only notebooks whose name begins so")
-    parser.add_argument(
-        "--set", action="append", default=[], type=_assignment, metavar="NAME=VALUE", help="a notebook's parameter"
-    )
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, metavar="SECONDS", help="for one cell")
     parser.add_argument("--notebooks", type=Path, default=NOTEBOOKS, metavar="FOLDER", help="where they are")
     options = parser.parse_args(arguments)
     began = time.monotonic()
     try:
         profile = settings.profile(options.profile).name
-        written = build(profile, options.only, dict(options.set), options.timeout, options.notebooks)
+        written = build(profile, options.only, options.timeout, options.notebooks)
     except (Failed, files.Busy, files.CorruptFile, ValueError, OSError) as error:
         print(f"build failed: {error}", file=sys.stderr)
         return 1

@@ -78,6 +78,7 @@ RULES: dict[str, Rule] = {
 }
 
 USABLE = ("", "curve_finetuned", *(label for _, label in LASSO_CURVE))  # labels of the networks that one could choose from
+LOSE = 1.0  # points of top-1 that somebody would give
 NEEDS = {  # what somebody needs → the cost that has to be low
     "a smaller file": "file_mib",
     "a quick answer for one image": "time_ms",
@@ -132,8 +133,8 @@ def front(frame: pd.DataFrame, dataset: str, cost_column: str) -> pd.DataFrame:
     return ordered[ordered["top1_pct"] > ordered["top1_pct"].cummax().shift(fill_value=-np.inf)]
 
 
-def decisions(frame: pd.DataFrame, dataset: str, *, lose: float = 1.0) -> pd.DataFrame:
-    """For each need the cheapest network whose whole 95 % interval lies above −`lose` points against the fine-tuned dense one.
+def decisions(frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
+    """For each need the cheapest network whose whole 95 % interval lies above −`LOSE` points against the fine-tuned dense one.
 
     One line a need: `network` (missing where none is that good), `times_less` it costs than the dense network, `difference`
     with `low` and `high` in points, `seeds` of both. Networks that were trained longer than that control are not offered.
@@ -142,7 +143,7 @@ def decisions(frame: pd.DataFrame, dataset: str, *, lose: float = 1.0) -> pd.Dat
     evidence, lines = Evidence(frame[frame["label"].isin(USABLE)], dataset), []
     for control in evidence.find(FINETUNED)[:1]:
         compared = [(line, evidence.compare(line, control)) for line in evidence.lines if line["epochs"] <= control["epochs"]]
-        good = [(line, found.total, found) for line, found in compared if found.total and found.total.low >= -lose]
+        good = [(line, found.total, found) for line, found in compared if found.total and found.total.low >= -LOSE]
         for need, cost in NEEDS.items():
             base, made = evidence.value(DENSE, cost), dict[str, object](need=need, cost=cost)
             cheaper = [pair for pair in good if pair[0][cost] < base and pair[0]["method"] not in (DENSE[0], FINETUNED[0])]

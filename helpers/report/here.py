@@ -58,8 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begun, path = time.monotonic(), settings.report_dir(STUDY) / "here.html"
     here, missing = contenders.measure(options.seconds)
     there = results.contenders(STUDY)
-    with files.atomic(path) as temporary:
-        temporary.write_text(page(here, there, missing, path.parent), encoding="utf-8")
+    files.save_text(path, page(here, there, missing, path.parent))
     print(beside(here, there).round(2).to_string(), *missing, sep="\n")
     print(f"in {time.monotonic() - begun:.0f} s: {path}")
     return 0

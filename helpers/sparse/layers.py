@@ -74,10 +74,30 @@ def lists(weight: Tensor, block: int, offset: Offset) -> dict[str, Tensor]:
     return dict(zip(("values", "offsets", "starts"), map(torch.from_numpy, parts), strict=True))
 
 
-def _block(channels: int, bytes_per_channel: int, most: int) -> int:
+def per_block(channels: int, bytes_per_channel: int, most: int) -> int:
     """Channels a block: as many as the cache holds, evenly shared."""
     count = -(-channels // max(1, min(most, L1_BYTES // bytes_per_channel)))
     return -(-channels // count)
+
+
+def tile(op: Operation, height: int, width: int, most: int) -> tuple[int, int]:
+    """(rows, columns) of the output, at most so many values, that are computed at once; of a pooled layer whole 2×2 windows."""
+    (out_height, out_width), even = op.out_size(height, width), 2 if op.pool else 1
+    columns = out_width if even * out_width <= most else most // even // even * even
+    return max(even, min(-(-out_height // even) * even, most // columns // even * even)), columns
+
+
+def compiled(call: Callable, layer: ctypes.Structure, tensors: dict[str, Tensor], empty: Callable[[Tensor], Tensor]) -> Step:
+    """A call of a compiled function; `tensors` are what `layer` points to, and `empty` gives room for an input's output."""
+    address = ctypes.addressof(layer)
+
+    def step(x: Tensor, _alive: tuple = (layer, tensors)) -> Tensor:
+        out = empty(x)
+        if len(x) and call(address, x.data_ptr(), out.data_ptr(), len(x), torch.get_num_threads()):
+            raise RuntimeError(f"{call.__name__} has no kernel for this layer")
+        return out
+
+    return step
 
 
 def _step(function: str, weight: Tensor, bias: Tensor, block: int, offset: Offset, shape: Sequence[int], **numbers: int) -> Step:
@@ -86,15 +106,7 @@ def _step(function: str, weight: Tensor, bias: Tensor, block: int, offset: Offse
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     blocks = (len(tensors["starts"]) - 1) // len(bias)
     layer = kernels.Layer(**pointers, filters=len(bias), blocks=blocks, block=block, **numbers)
-    call, address = getattr(kernels.load(), function), ctypes.addressof(layer)
-
-    def step(x: Tensor, _alive: tuple = (layer, tensors)) -> Tensor:
-        out = x.new_empty(len(x), *shape)
-        if len(x) and call(address, x.data_ptr(), out.data_ptr(), len(x), torch.get_num_threads()):
-            raise RuntimeError(f"{function} has no kernel for this layer")
-        return out
-
-    return step
+    return compiled(getattr(kernels.load(), function), layer, tensors, lambda x: x.new_empty(len(x), *shape))
 
 
 def _product(op: Operation, height: int, width: int) -> tuple[Tensor, Tensor, tuple[int, int]]:
@@ -124,7 +136,7 @@ def images_step(op: Operation, channels: int, height: int, width: int) -> Step:
         inputs, pooled = matrix.shape[1], op.pool and size == (2, 2)
         shape = (len(op.weight), *((1, 1) if pooled else size), lanes)
         numbers = {"channels": inputs, "lanes": lanes, "relu": op.relu, "pool": pooled}
-        block = _block(inputs, 8 * lanes * 4, MOST_OFFSET)
+        block = per_block(inputs, 8 * lanes * 4, MOST_OFFSET)
         return _step("product_images", matrix, bias, block, lambda c, ky, kx: c, shape, **numbers)
     stride = op.stride
     rows, columns = (4, 2) if lanes == 8 else (4, 4)
@@ -137,7 +149,7 @@ def images_step(op: Operation, channels: int, height: int, width: int) -> Step:
 
     numbers, size = op.geometry(channels, height, width)
     phases = area * stride * stride
-    block = _block(channels, phases * lanes * 4, MOST_OFFSET // phases)
+    block = per_block(channels, phases * lanes * 4, MOST_OFFSET // phases)
     numbers |= {"rows": rows, "columns": columns, "lanes": lanes}
     return _step("conv_images", op.weight, op.bias, block, offset, (len(op.weight), *size, lanes), **numbers)
 
@@ -150,11 +162,7 @@ def positions_step(op: Operation, channels: int, height: int, width: int) -> Ste
         numbers = {"channels": matrix.shape[1], "relu": op.relu}
         return _step("product_single", matrix, bias, MOST_OFFSET, lambda c, ky, kx: c, shape, **numbers)
     kernel, stride = op.weight.shape[-1], op.stride
-    out_height, out_width = op.out_size(height, width)
-    most = kernels.load().widest() * kernels.load().most_accumulators()
-    even = 2 if op.pool else 1  # a tile of a pooled layer holds whole 2×2 windows
-    columns = out_width if even * out_width <= most else most // even // even * even
-    rows = max(even, min(-(-out_height // even) * even, most // columns // even * even))
+    rows, columns = tile(op, height, width, kernels.load().widest() * kernels.load().most_accumulators())
     packed_rows = rows + (kernel - 1) // stride
     area = kernel * stride * packed_rows * columns
 
@@ -162,7 +170,7 @@ def positions_step(op: Operation, channels: int, height: int, width: int) -> Ste
         return (((c * kernel + kx) * stride + ky % stride) * packed_rows + ky // stride) * columns
 
     numbers, size = op.geometry(channels, height, width)
-    block = _block(channels, area * 4, MOST_OFFSET // area)
+    block = per_block(channels, area * 4, MOST_OFFSET // area)
     numbers |= {"rows": rows, "columns": columns}
     return _step("conv_positions", op.weight, op.bias, block, offset, (len(op.weight), *size), **numbers)
 

@@ -171,10 +171,7 @@ def _measured(ops: Sequence[Operation], shape: Sequence[int]) -> Plan:
     path = kernels.cache_dir() / f"faster-{machine}.json"
     plan: dict[str, dict[str, str]] = {layout: {} for layout in SPARSE_STEP}
     with files.lock(path.with_suffix(".lock")):
-        try:
-            faster = files.load_json(path)
-        except (FileNotFoundError, files.CorruptFile):
-            faster = {}
+        faster = files.intact(path, files.load_json) or {}
         before = len(faster)
         for op, size in sized(ops, shape):
             bucket = -(-int(op.weight.count_nonzero()) * BUCKETS // op.weight.numel())  # the next twentieth above

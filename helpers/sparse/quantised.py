@@ -169,16 +169,11 @@ def _step(function: str, q: Quantised, weight: Tensor, block: int, offset: Offse
     pointers = {name: tensor.data_ptr() for name, tensor in tensors.items()}
     blocks = (len(tensors["starts"]) - 1) // rows
     layer = Layer(**pointers, filters=rows, blocks=blocks, block=block, zero=q.zero, floats=q.floats, **numbers)
-    call, address = getattr(library, function), ctypes.addressof(layer)
-
-    def step(x: Tensor, _alive: tuple = (layer, tensors)) -> Tensor:
-        images = len(x) * library.lanes() if function == "product_images" and q.floats else len(x)
-        out = x.new_empty(images, *shape, dtype=torch.float32 if q.floats else torch.int32)
-        if len(x) and call(address, x.data_ptr(), out.data_ptr(), len(x), torch.get_num_threads()):
-            raise RuntimeError(f"{function} has no kernel for this layer")
-        return out
-
-    return step
+    images = library.lanes() if function == "product_images" and q.floats else 1
+    dtype = torch.float32 if q.floats else torch.int32
+    return layers.compiled(
+        getattr(library, function), layer, tensors, lambda x: x.new_empty(len(x) * images, *shape, dtype=dtype)
+    )
 
 
 def _product(q: Quantised, channels: int, height: int, width: int) -> tuple[Tensor, tuple[int, int]]:
@@ -195,12 +190,6 @@ def _product(q: Quantised, channels: int, height: int, width: int) -> tuple[Tens
     return matrix.view(filters * math.prod(size), groups * height * width, 1, 1), size
 
 
-def _block(groups: int, bytes_per_element: int, most: int) -> int:
-    """Elements a block: as many as the cache holds, evenly shared."""
-    count = -(-groups // max(1, min(most, layers.L1_BYTES // bytes_per_element)))
-    return -(-groups // count)
-
-
 def images_step(q: Quantised, channels: int, height: int, width: int) -> Step:
     """(N / lanes, channels / 4, height, width, lanes) elements → the same of the output, or float32 (N, filters)."""
     library, op = _library(), q.op
@@ -209,11 +198,11 @@ def images_step(q: Quantised, channels: int, height: int, width: int) -> Step:
         weight, size = _product(q, channels, height, width)
         pool, groups = op.pool and size == (2, 2), weight.shape[1]
         out = (len(weight),) if q.floats else (-(-len(q.weight) // BLOCK), *((1, 1) if pool else size), library.lanes())
-        block = _block(groups, 8 * vector, MOST_OFFSET)
+        block = layers.per_block(groups, 8 * vector, MOST_OFFSET)
         return _step("product_images", q, weight, block, lambda c, ky, kx: c, out, groups=groups, pool=pool)
     weight, reach = packed(q.weight), op.weight.shape[-1] - 1
     rows, columns = library.tile_rows() + reach, library.tile_columns() + reach
-    block = _block(weight.shape[1], rows * columns * vector, MOST_OFFSET // (rows * columns))
+    block = layers.per_block(weight.shape[1], rows * columns * vector, MOST_OFFSET // (rows * columns))
     numbers, shape = _geometry(q, weight, height, width)
     offset = lambda c, ky, kx: (c * rows + ky) * columns + kx  # noqa: E731
     return _step("conv_images", q, weight, block, offset, (*shape, library.lanes()), **numbers)
@@ -229,15 +218,11 @@ def positions_step(q: Quantised, channels: int, height: int, width: int) -> Step
         return _step("product_single", q, weight, MOST_OFFSET, lambda c, ky, kx: c, single, groups=groups)
     weight, kernel = packed(q.weight), op.weight.shape[-1]
     numbers, shape = _geometry(q, weight, height, width)
-    out_height, out_width = op.out_size(height, width)
-    most = library.lanes() * library.most_accumulators()
-    even = 2 if op.pool else 1  # a tile of a pooled layer holds whole 2×2 windows
-    columns = out_width if even * out_width <= most else most // even // even * even
-    rows = max(even, min(-(-out_height // even) * even, most // columns // even * even))
+    rows, columns = layers.tile(op, height, width, library.lanes() * library.most_accumulators())
     packed_rows, halves = rows + kernel - 1, 2 if library.words() else 1
     area = kernel * halves * packed_rows * columns
     offset = lambda c, ky, kx: ((c * kernel + kx) * halves * packed_rows + ky) * columns  # noqa: E731
-    block = _block(weight.shape[1], 4 * area, MOST_OFFSET // area)
+    block = layers.per_block(weight.shape[1], 4 * area, MOST_OFFSET // area)
     return _step("conv_positions", q, weight, block, offset, shape, **numbers, rows=rows, columns=columns)
 
 

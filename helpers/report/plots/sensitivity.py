@@ -1,5 +1,7 @@
 """Figures of magnitude pruning: fragile layers, allocations, accuracy against compression, bytes and time of zeros."""
 
+from typing import Any
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -81,7 +83,8 @@ def compression(frame: pd.DataFrame) -> Figure:
 
 def without_training(frame: pd.DataFrame) -> Figure:
     """Top-1 by sparsity with nothing trained: magnitude masks alone, recalibrated, solved; and repair. Fine-tuned beside them."""
-    repairs, hollow = frame[frame.method == "repaired"], {"markerfacecolor": "white"}
+    repairs = frame[frame.method == "repaired"]
+    hollow: dict[str, Any] = {"markerfacecolor": "white"}
     figure, grid = panels(repairs.dataset, 3.9, "Sparsity (%)")
     repairs = repairs.sort_values("sparsity_pct")
     for dataset, axes in grid.items():
