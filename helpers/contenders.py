@@ -81,7 +81,8 @@ def measure(seconds: float, splits: data.Splits | None = None) -> tuple[pd.DataF
         torch.manual_seed(0)
         noise = torch.randn(BATCH, 3, 32, 32)
     running: dict[int, engines.Engine] = {}
-    lines, missing = [], {}
+    lines: list[dict] = []
+    missing: dict[str, str] = {}
     with contextlib.ExitStack() as stack:
         for contender in contenders(trained=splits is not None):
             of = contender.experiment.method, contender.experiment.label

@@ -269,10 +269,10 @@ def _own(images: Images, labels: Images | Sequence[int]) -> Split:
 def _image(path: Path, size: int | None) -> np.ndarray:
     """(H, W, 3) uint8."""
     try:
-        image = Image.open(path)
-        deep, image = image.mode.startswith(("I", "F")), image.convert("RGB")
+        opened = Image.open(path)
+        image = opened.convert("RGB")
     except (UnidentifiedImageError, OSError) as error:
         raise ValueError(f"{path} is no image ({error}); remove it from the folder") from None
-    if deep:  # Pillow would cut its pixels off at 255
+    if opened.mode.startswith(("I", "F")):  # Pillow would cut its pixels off at 255
         raise ValueError(f"{path} has more than 8 bits a pixel; scale it to 0…255 first")
     return np.asarray(image if size is None else ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR))

@@ -10,7 +10,8 @@ import re
 from dataclasses import asdict, dataclass, replace
 
 from helpers import data, settings
-from helpers.pruning import allocation, repair, scores, sensitivity
+from helpers.pruning import repair, scores, sensitivity
+from helpers.pruning.allocation import LEAST_DENSITY, SLOPE
 from helpers.training import Recipe
 
 PER_CLASS = 10  # images a class for saliency scores (Wang et al. 2020, section 5)
@@ -58,8 +59,8 @@ class Magnitude:
     allocation: str  # "layerwise" (from the scan), "global" or "uniform"
     sparsity: float
     scan: Scan | None = None
-    slope: float = allocation.SLOPE
-    least_density: float = allocation.LEAST_DENSITY
+    slope: float = SLOPE
+    least_density: float = LEAST_DENSITY
     retrain: New | None = None  # the masks on another network: the lottery ticket's question
 
 
@@ -145,6 +146,11 @@ class Experiment:
 
     def __post_init__(self):
         settings.choose("method", self.method, METHODS)
+
+    @property
+    def epochs(self) -> int:
+        """Of training, 0 where nothing is trained."""
+        return self.recipe.epochs if self.recipe else 0
 
     @property
     def sparsity_pct(self) -> float | None:

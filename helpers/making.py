@@ -69,7 +69,7 @@ def _unpruned(maker: Maker, _: None) -> Made:
     if isinstance(wanted.start, New):
         network, trained = maker.trained_once()
         details = {"weights_digest": files.digest_of(network.state_dict())}
-        return Made(network, trained=trained, weights=f"initialised, seed {wanted.start.seed}", details=details)
+        return Made(network, trained=trained, weights=f"initialised, seed {_start(maker).seed}", details=details)
     network = maker.dense()
     if wanted.normalization:
         network.normalization = models.NORMALIZATIONS[wanted.normalization]
@@ -137,11 +137,18 @@ def _counts(maker: Maker, how: Repair, network: VGG) -> dict[str, int]:
     return {name: int(mask.sum()) for name, mask in whole.items()}
 
 
+def _start(maker: Maker) -> New:
+    """What a method that prunes before or during training begins with."""
+    if not isinstance(start := maker.experiment.start, New):
+        raise TypeError(f"{maker.experiment.name} begins with a trained network; its method prunes new ones")
+    return start
+
+
 def _saliency(maker: Maker, how: Saliency) -> Made:
-    wanted = maker.experiment
-    network = maker.new(wanted.start)
+    wanted, start = maker.experiment, _start(maker)
+    network = maker.new(start)
     images, labels = maker.scoring_batch(network, how.per_class)
-    start = time.perf_counter()
+    begun = time.perf_counter()
     chosen = scores.prune(
         network,
         how.score,
@@ -154,22 +161,23 @@ def _saliency(maker: Maker, how: Saliency) -> Made:
         temperature=how.temperature,
         rounds=how.rounds,
     )
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - begun
     if how.shuffled:
         chosen = chosen.shuffled(wanted.seed)
     if how.retrain is not None:
         network = maker.new(how.retrain)
     before, after = (comparison.gradient_norm(network, images, labels, under) for under in (None, chosen))
     norms = {"before": before, "after": after}
-    weights = f"initialised, seed {(how.retrain or wanted.start).seed}"
+    weights = f"initialised, seed {(how.retrain or start).seed}"
     return _fit_masked(
         maker, Made(network, weights=weights, details={"scoring_seconds": seconds, "gradient_norm": norms}), chosen
     )
 
 
 def _stages(maker: Maker, how: Stages) -> Made:
-    wanted, network = maker.experiment, maker.new(maker.experiment.start)
-    stages = schedule.stages(wanted.recipe.epochs, how.sparsity, count=how.count)
+    wanted, start = maker.experiment, _start(maker)
+    network = maker.new(start)
+    stages = schedule.stages(wanted.epochs, how.sparsity, count=how.count)
     hook = schedule.IterativeHook(
         network,
         maker.splits.train,
@@ -183,7 +191,7 @@ def _stages(maker: Maker, how: Stages) -> Made:
     )
     trained = maker.fit(network, hook)
     details = {"schedule": [asdict(stage) for stage in stages]}
-    return Made(network, hook.masks, trained=trained, weights=f"initialised, seed {wanted.start.seed}", details=details)
+    return Made(network, hook.masks, trained=trained, weights=f"initialised, seed {start.seed}", details=details)
 
 
 def _channels(maker: Maker, how: Channels) -> Made:

@@ -141,7 +141,8 @@ def _initialize(module: nn.Module) -> None:
     """Convolutions as He et al. (2015), by fan-out; the head stays as torch draws it."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        nn.init.zeros_(module.bias)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def build(architecture: dict) -> VGG:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from helpers import settings
 from helpers.experiments import TOPICS, Channels, Experiment, Magnitude, New, Repair, Saliency, Scan, Stages, Trained
@@ -14,7 +15,7 @@ WRONG_NORMALIZATIONS = ("none", "half", "imagenet")
 CURVE_PCT = (50.0, 75.0, 80.0, 87.5, 93.75, 96.875)  # 2×, 4×, 5×, 8×, 16×, 32× fewer weights
 FINETUNED_CURVE_PCT = (50.0, 75.0, 87.5, 93.75)
 FEWER_MACS = {"macs=2x": 2.0, "macs=4x": 4.0, "macs=7.5x": None, "macs=12x": 12.0}  # None: the main result's budget of MACs
-REPAIRED = {  # label → rank, and in what it differs from the first (see `experiments.Repair`)
+REPAIRED: dict[str, tuple[str, dict[str, Any]]] = {  # label → rank, and how it differs from the first
     "": ("B", {}),
     "magnitude": ("B", {"choice": "magnitude", "allocation": "layerwise"}),
     "blocks": ("C", {"block": quantised.BLOCK}),
@@ -116,8 +117,8 @@ class _Planner:
         if self.profile.weights == "trained":  # only then the weights that the dense network began with are at hand
             starts["rewound"] = self._new(self.seed)
         for label, start in starts.items():
-            budget = {"recipe": self._from_nothing_recipe(), "retrain": start}
-            yield "C", self._magnitude("layerwise", self.profile.magnitude_sparsity_pct, label=label, **budget)
+            pct, recipe = self.profile.magnitude_sparsity_pct, self._from_nothing_recipe()
+            yield "C", self._magnitude("layerwise", pct, label=label, recipe=recipe, retrain=start)
 
     def _repaired(self) -> Iterator[Ranked]:
         """Nothing is trained: the weights that stay are solved for."""
@@ -126,10 +127,10 @@ class _Planner:
         for pct in (main_pct, *REPAIRED_PCT):
             for label in REPAIRED if pct == main_pct else ("", "magnitude"):
                 rank, changed = REPAIRED[label]
-                how = {"choice": "together", "allocation": "curves", **changed}
+                how: dict[str, Any] = {"choice": "together", "allocation": "curves", **common, **changed}
                 scan = Scan(self.profile.scan_images) if how["allocation"] == "layerwise" else None
                 name = label if pct == main_pct else label or "curve"
-                pruning = Repair(sparsity=pct / 100, scan=scan, **how, **common)
+                pruning = Repair(sparsity=pct / 100, scan=scan, **how)
                 yield rank, self._experiment("repaired", self.trained, label=name, prune=pruning)
         for choice in ("l1", "random"):
             yield "B", self._channels(choice, 0, label="solved")
@@ -170,14 +171,14 @@ class _Planner:
             float32 = {"label": "format=float32", "number_format": "float32", "recipe": recipe}
             yield "B", self._experiment("dense_from_scratch", start, **float32)
         for label, (first, later) in STAGE_SCORES.items():
-            pruning = Stages(first, later, sparsity, self.profile.pruning_stages)
-            yield "B" if label else "A", self._experiment("grasp_iterative", start, label=label, prune=pruning, **shared)
+            stages = Stages(first, later, sparsity, self.profile.pruning_stages)
+            yield "B" if label else "A", self._experiment("grasp_iterative", start, label=label, prune=stages, **shared)
         for score in ("snip", "random", "grasp", "synflow", "magnitude_init"):
             pruning = Saliency(score, sparsity, scores.ROUNDS.get(score, 1))
             yield "A" if score in ("snip", "random") else "B", self._experiment(score, start, prune=pruning, **shared)
             if score not in ("snip", "grasp"):
                 continue
-            checks = {
+            checks: dict[str, dict[str, Any]] = {
                 "shuffled": {"shuffled": True},
                 "reinitialized": {"retrain": self._new(self.seed + 1000)},
                 "inverted": {"inverted": True},

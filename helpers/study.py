@@ -153,7 +153,7 @@ def _measured(experiment: Experiment, made: making.Made) -> dict:
         "pruned_top1_pct": made.untrained and made.untrained.top1_pct,
         "repaired_top1_pct": test.top1_pct if repaired else None,
         **(_in_int8(experiment, splits) if repaired else {}),
-        "epochs": experiment.recipe.epochs if experiment.recipe else 0,
+        "epochs": experiment.epochs,
         "train_seconds": None if experiment.recipe else 0,  # null: trained, and nothing is known of it
         "log": None if experiment.recipe else [],
         "data_source": splits.source,

@@ -79,7 +79,7 @@ def instead(timed: pd.DataFrame) -> dict[str, float]:
         return {}
     time, top1 = base.iloc[0]["time_batch128_ms"], base.iloc[0]["top1_pct"]
     whole = dense[dense["software"].str.contains("int8") & (dense["top1_pct"] > top1 - 1)]
-    found = {}
+    found: dict[str, float] = {}
     for name, lines in (("quantised", whole), ("both", blocks)):
         if len(lines):
             best = lines.loc[lines["time_batch128_ms"].idxmin()]
