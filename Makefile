@@ -17,7 +17,7 @@ report: $(READY)  ## execute the notebooks and write the pages (PROFILE=demo, st
 
 test: $(READY)  ## every test; those that need real CIFAR or a browser say why they are skipped
 	@$(RUN) -m pytest -n auto --dist loadfile
-	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check .
+	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
 
 lab: $(READY)  ## step through the notebooks in JupyterLab
 	@PROFILE=$(PROFILE) $(RUN) -m jupyterlab --notebook-dir=. --LabApp.default_url=/lab/tree/notebooks/00_baseline.ipynb \
