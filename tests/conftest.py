@@ -1,6 +1,7 @@
-"""What all test files share: folders of their own."""
+"""What all test files share: folders of their own, a browser."""
 
 import os
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 
 FOLDERS = ("PROFILE", "SPARSITY", "RESULTS_DIR", "REPORT_DIR")
 DECISIONS = ("DTYPE", "ACCELERATE", "ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def pytest_configure(config):
@@ -50,3 +52,17 @@ def no_decisions(monkeypatch):
     """Nothing in the environment decides which code runs."""
     for name in DECISIONS:
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium, the machine's or else playwright's own."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    with sync_api.sync_playwright() as playwright:
+        found = found or (playwright.chromium.executable_path if Path(playwright.chromium.executable_path).exists() else None)
+        if found is None:
+            pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed")
+        launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield launched
+        launched.close()

@@ -47,6 +47,16 @@ def run(name: str, given: Mapping[str, object]) -> str:
     return ""
 
 
+def install() -> None:
+    """The tiny study in place of the demo, for this whole process."""
+    import tiny
+
+    settings.PROFILES["demo"] = replace(tiny.PROFILE, width_divisor=16)  # the least at which every budget can be met
+    tiny.data.load = tiny.splits
+    whole = plan.experiments
+    plan.experiments = lambda profile, topic=None: [e for e in whole(profile, topic) if e.name in NAMES]
+
+
 def main(wanted: Mapping[str, list[dict]]) -> None:
     import matplotlib
 
@@ -61,12 +71,7 @@ def main(wanted: Mapping[str, list[dict]]) -> None:
                 return super().__getattr__(name)
 
         ctypes.CDLL = Other
-    import tiny
-
-    settings.PROFILES["demo"] = replace(tiny.PROFILE, width_divisor=16)  # the least at which every budget can be met
-    tiny.data.load = tiny.splits
-    whole = plan.experiments
-    plan.experiments = lambda profile, topic=None: [e for e in whole(profile, topic) if e.name in NAMES]
+    install()
     for name, runs in wanted.items():
         for given in runs:
             print(json.dumps([name, given, run(name, given)]), flush=True)

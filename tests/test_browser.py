@@ -1,17 +1,14 @@
 """Built pages in a real browser, opened from a file with the network off. The pages are those of `test_pages`."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
 import sample
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
 
 PHONE, LAPTOP = {"width": 390, "height": 844}, {"width": 1280, "height": 800}
-NAMES = ("chromium", "chromium-browser", "google-chrome")
 BEYOND = """[...document.querySelectorAll('main *')].filter(element => !element.closest('.scroll, pre, svg, .unseen')
     && element.getBoundingClientRect().right > innerWidth + 1).length"""
 WRONG_STOPS = """[...document.querySelectorAll('[tabindex="0"]')].filter(box => box.scrollWidth <= box.clientWidth + 1).length
@@ -25,18 +22,6 @@ IN_SIGHT = """[...document.querySelectorAll('.scroll.scrolls')].filter(box => [0
     const key = cells.find(cell => getComputedStyle(cell).right === '0px');
     return Math.abs(head.getBoundingClientRect().left - edge.left) < 2 && key?.getBoundingClientRect().right <= edge.right + 1;
 })).length"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    found = next(filter(None, map(shutil.which, NAMES)), None)
-    with sync_api.sync_playwright() as playwright:
-        found = found or (playwright.chromium.executable_path if Path(playwright.chromium.executable_path).exists() else None)
-        if found is None:
-            pytest.skip(f"no browser: none of {', '.join(NAMES)} is installed")
-        launched = playwright.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield launched
-        launched.close()
 
 
 @pytest.fixture(scope="module")

@@ -85,6 +85,23 @@ def test_unknown_names_get_the_nearest_known_one():
         plan.experiments(PROFILES[0], "chanels")
 
 
+@pytest.mark.parametrize("sparsity", [0.85, 0.9])
+def test_another_sparsity_changes_the_sparsities_of_the_main_networks_alone(monkeypatch, sparsity):
+    demo = settings.PROFILES["demo"]
+    usual, main = whole(demo), {demo.magnitude_sparsity_pct / 100, demo.saliency_sparsity_pct / 100}
+    monkeypatch.setenv("SPARSITY", str(sparsity))
+    other = plan.experiments(settings.profile("demo"))
+
+    def moved(experiment: Experiment) -> Experiment:
+        if getattr(experiment.prune, "sparsity", None) not in main or experiment.label == "curve":
+            return experiment
+        return replace(experiment, prune=replace(experiment.prune, sparsity=sparsity))
+
+    assert set(other) - set(usual) and set(usual) - set(other)
+    assert {e.hash for e in other} <= {moved(e).hash for e in usual}
+    assert {moved(e).hash for e in usual if moved(e) != e} <= {e.hash for e in other}
+
+
 # The hash ----------------------------------------------------------------------------------------------------------
 
 START = New(4, 0, 0.1)
