@@ -124,7 +124,7 @@ class _Planner:
         """Nothing is trained: the weights that stay are solved for."""
         main_pct, images = self.profile.magnitude_sparsity_pct, min(REPAIR_IMAGES, self.profile.statistics_images)
         common = {"images": images, "positions": self.profile.positions}
-        for pct in (main_pct, *REPAIRED_PCT):
+        for pct in dict.fromkeys((main_pct, *REPAIRED_PCT)):  # the demo's own may be one of them
             for label in REPAIRED if pct == main_pct else ("", "magnitude"):
                 rank, changed = REPAIRED[label]
                 how: dict[str, Any] = {"choice": "together", "allocation": "curves", **common, **changed}

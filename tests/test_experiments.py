@@ -98,6 +98,7 @@ def test_another_sparsity_changes_the_sparsities_of_the_main_networks_alone(monk
         return replace(experiment, prune=replace(experiment.prune, sparsity=sparsity))
 
     assert set(other) - set(usual) and set(usual) - set(other)
+    assert len({e.hash for e in other}) == len({e.name for e in other}) == len(other)
     assert {e.hash for e in other} <= {moved(e).hash for e in usual}
     assert {moved(e).hash for e in usual if moved(e) != e} <= {e.hash for e in other}
 
