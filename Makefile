@@ -16,7 +16,7 @@ report: $(READY)  ## execute the notebooks and write the pages (PROFILE=demo, st
 	@$(RUN) -m helpers.report --profile $(PROFILE)
 
 test: $(READY)  ## every test; those that need real CIFAR or a browser say why they are skipped
-	@$(RUN) -m pytest -n auto --dist loadfile
+	@$(RUN) -m pytest -n auto --dist loadfile --no-loadscope-reorder
 	@$(RUN) -m ruff check . && $(RUN) -m ruff format --check . && $(RUN) -m mypy
 
 lab: $(READY)  ## step through the notebooks in JupyterLab

@@ -39,9 +39,8 @@ def test_quantising_is_told_beside_pruning():
         ("repaired", "blocks", "zeros skipped int8", 40.0, 91.9),
     ]
     timed = pd.DataFrame(lines, columns=["method", "label", "software", "time_batch128_ms", "top1_pct"])
-    expected = {"quantised": 4.0, "quantised_lost": 0.1, "both": 10.0, "both_lost": 0.5}
-    assert index.instead(timed) == pytest.approx(expected)
-    assert index.instead(timed.iloc[1:]) == index.instead(timed.iloc[:3]) == {}
+    assert index.instead(timed) == {"quantised": 4.0, "both": 10.0}
+    assert index.instead(timed.iloc[1:]) == {} and index.instead(timed.iloc[:3]) == {"quantised": 4.0}
 
 
 @pytest.mark.parametrize(
