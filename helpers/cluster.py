@@ -21,7 +21,7 @@ from distributed import Client, Future, Nanny, Scheduler, SpecCluster, rpc
 from distributed.protocol.pickle import dumps
 
 from helpers import files, machine, models, progress, results, settings, study
-from helpers.experiments import Channels, Experiment, New
+from helpers.experiments import Experiment, New
 from helpers.maker import source_of
 
 _ONE_AT_A_TIME = threading.Lock()  # training seeds a whole process, however many threads its worker was started with
@@ -48,13 +48,13 @@ def _make(client: Client, planned: Sequence[Experiment], wait: float) -> int:
     sources = dict.fromkeys(source for e in planned if (source := source_of(e)))
     stored = {e: results.load(e) for e in (*sources, *planned)}
     digests = {e.dataset: r["weights_digest"] for e, r in reversed(stored.items()) if r and "weights_digest" in r}
-    missing = sorted((e for e in stored if stored[e] is None), key=_epochs, reverse=True)
+    missing = sorted((e for e in stored if stored[e] is None), key=lambda e: e.cost, reverse=True)
     waiting = {source: [e for e in missing if source_of(e) == source] for source in sources}
     token, pending, failed = uuid.uuid4().hex[:8], {}, False
 
     def submit(chosen: Iterable[Experiment], dense: bytes | Future | None = None) -> None:
         for e in chosen:
-            key, priority = ("experiment", e.dataset, e.name, token), 1e6 if e in sources else _epochs(e)
+            key, priority = ("experiment", e.dataset, e.name, token), 1e6 if e in sources else e.cost
             pending[client.submit(_compute, e, dense, key=key, priority=priority, pure=False)] = e
 
     for source in sources:
@@ -111,11 +111,6 @@ def _file(e: Experiment) -> Path:
     """What is kept of its network: all of it where others may start from it."""
     path_of = settings.network_path if e.prune is None and isinstance(e.start, New) else settings.kept_path
     return path_of(e.profile, e.dataset, e.name)
-
-
-def _epochs(e: Experiment) -> float:
-    """How long it takes, in epochs of the dense network; one of few channels takes about a quarter of that."""
-    return e.epochs * (0.25 if isinstance(e.prune, Channels) else 1)
 
 
 def _local(count: int) -> SpecCluster:

@@ -31,7 +31,7 @@ SOFTWARE = {  # (method, label) of a main result → the software that its netwo
     ("repaired", ""): (FLOAT,),
     ("repaired", "per_mac"): (FLOAT,),
     ("repaired", "blocks"): (WHOLE,),
-    ("repaired", "blocks_per_mac"): (WHOLE,),
+    ("repaired", "blocks_macs"): (WHOLE,),
     ("lasso_channels", ""): DENSE,
 }
 CALIBRATION_IMAGES = 500

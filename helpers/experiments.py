@@ -153,6 +153,11 @@ class Experiment:
         return self.recipe.epochs if self.recipe else 0
 
     @property
+    def cost(self) -> float:
+        """About how long its training takes, in epochs of the dense network."""
+        return self.epochs * (0.25 if isinstance(self.prune, Channels) else 1)
+
+    @property
     def sparsity_pct(self) -> float | None:
         """The target, where the method has one."""
         sparsity = getattr(self.prune, "sparsity", None)

@@ -20,6 +20,9 @@ def source_of(e: Experiment) -> Experiment | None:
     return e.start.dense if isinstance(e.start, Trained) else None
 
 
+CHECKPOINT_SECONDS = 60.0  # a state of VGG16-BN has 131 MiB: on a GPU, writing it takes as long as an epoch
+
+
 class Maker:
     """One experiment in the making: its images, its networks, its files."""
 
@@ -109,6 +112,7 @@ class Maker:
             val=self.splits.val,
             hook=hook,
             checkpoint=self.checkpoint_path,
+            checkpoint_seconds=CHECKPOINT_SECONDS,
             # the hash is known before the network is and cannot tell which weights the training starts from
             made_with=" ".join(filter(None, (wanted.hash, self.details.get("weights_digest")))),
             made_by=made_by,

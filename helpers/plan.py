@@ -19,7 +19,7 @@ REPAIRED: dict[str, tuple[str, dict[str, Any]]] = {  # label → rank, and how i
     "": ("B", {}),
     "magnitude": ("B", {"choice": "magnitude", "allocation": "layerwise"}),
     "blocks": ("C", {"block": quantised.BLOCK}),
-    "blocks_per_mac": ("C", {"block": quantised.BLOCK, "alpha": 1.0}),
+    "blocks_macs": ("C", {"block": quantised.BLOCK, "alpha": 0.75}),
     "scan": ("C", {"allocation": "layerwise"}),
     "macs": ("C", {"alpha": 0.5}),
     "per_mac": ("C", {"alpha": 1.0}),

@@ -7,16 +7,18 @@ Notebooks call `frame` and `dense_network`.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import copy
 import json
+import math
 import multiprocessing
 import sys
 import tempfile
-from collections import deque
+import time
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import asdict
+from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,21 +71,20 @@ def dense_network(dataset: str) -> VGG:
     return making.dense_network(next(profiles), dataset)
 
 
-def make_missing(profile: Profile, wanted: Sequence[Experiment], processes: int = 1) -> None:
+def make_missing(profile: Profile, wanted: Sequence[Experiment], processes: int = 1, minutes: float = math.inf) -> None:
     """Make the results that are not there, so many at a time, then the facts and times of what is on disk.
 
-    A data set whose images or weights are missing is named once and left out; FileNotFoundError where all are.
+    Nothing is begun that would not end in `minutes`, by what results have taken so far. A data set whose images or weights are
+    missing is named once and left out; FileNotFoundError where all are.
     """
+    pace = Pace(time.monotonic() + 60 * minutes)
     if processes > 1:
-        threads = max(1, machine.cores() // processes)
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(processes, context, torch.set_num_threads, (threads,)) as pool:
-            deque(pool.map(_compute_if_possible, wanted), maxlen=0)
+        _side_by_side(wanted, processes, pace)
     present = dict.fromkeys(experiment.dataset for experiment in wanted)
     for experiment in wanted:
         try:
-            if experiment.dataset in present:
-                compute(experiment)
+            if experiment.dataset in present and pace.allows(experiment):
+                pace.note(experiment, _seconds(experiment))
         except FileNotFoundError as error:
             del present[experiment.dataset]
             if not present:
@@ -94,9 +95,43 @@ def make_missing(profile: Profile, wanted: Sequence[Experiment], processes: int 
     timing.measure(profile, [e for e in plan.experiments(profile) if e.dataset in present])
 
 
-def _compute_if_possible(experiment: Experiment) -> None:
-    with contextlib.suppress(FileNotFoundError):  # told afterwards, once a data set
+@dataclass
+class Pace:
+    """The time until which results may be made, and the longest that an epoch of the dense network has taken."""
+
+    until: float  # by `time.monotonic`
+    seconds: float = 0.0
+
+    def allows(self, experiment: Experiment) -> bool:
+        """Whether its training would end in time; while nothing is known, any may begin."""
+        return time.monotonic() + self.seconds * experiment.cost < self.until
+
+    def note(self, experiment: Experiment, seconds: float) -> None:
+        if experiment.cost:
+            self.seconds = max(self.seconds, seconds / experiment.cost)
+
+
+def _seconds(experiment: Experiment, *missing: type[Exception]) -> float:
+    """How long it took to make a result; that of a data set that is `missing` none."""
+    begun = time.monotonic()
+    with contextlib.suppress(*missing):
         compute(experiment)
+    return time.monotonic() - begun
+
+
+def _side_by_side(wanted: Sequence[Experiment], processes: int, pace: Pace) -> None:
+    """Make results in several processes of this machine, which share its cores; what misses its data set is left."""
+    context, threads = multiprocessing.get_context("spawn"), max(1, machine.cores() // processes)
+    with ProcessPoolExecutor(processes, context, torch.set_num_threads, (threads,)) as pool:
+        running: dict[Future, Experiment] = {}
+        for experiment in wanted:
+            if len(running) == processes:
+                for future in concurrent.futures.wait(running, return_when="FIRST_COMPLETED").done:
+                    pace.note(running.pop(future), future.result())
+            if pace.allows(experiment):
+                running[pool.submit(_seconds, experiment, FileNotFoundError)] = experiment
+        for future in running:
+            future.result()
 
 
 def compute(experiment: Experiment) -> dict:
@@ -211,6 +246,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     parser.add_argument("--dataset", default=None)
     parser.add_argument("--list", action="store_true", help="only say what is there and what is missing")
     parser.add_argument("--time", action="store_true", help="only time all networks on disk again")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="begin nothing that would not end in that time")
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--processes", type=int, default=1, help="make so many at a time on this machine")
     where.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="make them on the Dask cluster there")
@@ -230,7 +266,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
 
         return cluster.make(planned, options.scheduler, options.workers)
     else:
-        make_missing(profile, planned, options.processes)
+        make_missing(profile, planned, options.processes, options.minutes)
     return 0
 
 

@@ -70,6 +70,7 @@ def fit(
     val: data.Split | None = None,
     hook: Hook | None = None,
     checkpoint: Path | None = None,
+    checkpoint_seconds: float = 0.0,
     made_with: str = "",
     made_by: dict[str, str] | None = None,
     normalization: Normalization | None = None,
@@ -81,9 +82,10 @@ def fit(
     Args:
         train, val: images to train on; images to evaluate on after every epoch, if any.
         hook: see `Hook`.
-        checkpoint: where the whole state is written after every epoch but the last. A file left there by an interrupted run of
-            the same recipe and the same `made_with` is continued from. It stays: its owner removes it once the trained
-            network is stored, lest a crash between the two cost the whole training.
+        checkpoint: where the whole state is written after an epoch, not after the last, when `checkpoint_seconds` have passed
+            since the start or the last write. A file left there by an interrupted run of the same recipe and the same
+            `made_with` is continued from. It stays: its owner removes it once the trained network is stored, lest a crash
+            between the two cost the whole training.
         made_with: stands for all that decided `network` and `hook` and is in neither the recipe nor the shapes.
         made_by: who trains, in words; where others made the epochs before, they are added to it in place ("a; b").
         normalization: of the images; default: the network's own.
@@ -100,6 +102,7 @@ def fit(
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = State(network, _optimizer(network, recipe), hook, asdict(recipe), made_with, {} if made_by is None else made_by)
     logs = state.resume(checkpoint) if checkpoint is not None and checkpoint.is_file() else []
+    written = time.perf_counter()
     for epoch in range(len(logs), recipe.epochs):
         start = time.perf_counter()
         if hook is not None:
@@ -112,8 +115,9 @@ def fit(
         logs.append(EpochLog(epoch, lr, loss, top1, val_top1, time.perf_counter() - start))
         validated = "" if val_top1 is None else f"validation {val_top1:.2f} %, "
         progress.say(f"{title}: loss {loss:.3f}, train {top1:.2f} %, {validated}{logs[-1].seconds:.0f} s")
-        if checkpoint is not None and epoch + 1 < recipe.epochs:
+        if checkpoint is not None and epoch + 1 < recipe.epochs and time.perf_counter() - written >= checkpoint_seconds:
             state.write(checkpoint, logs)
+            written = time.perf_counter()
     if hook is not None:
         hook.after_step(network)
     network.eval()
@@ -138,18 +142,18 @@ def evaluate(
     normalization, where = _normalization(network, normalization), split.images.device
     was_training = network.training
     network.eval()
-    loss, top5, correct = 0.0, 0, []
+    losses, top5, correct = [], [], []  # on the device until the end: no image waits for a copy
     for images, labels in zip(split.images.split(batch_size), split.labels.split(batch_size), strict=True):
         with torch.autocast(where.type, dtype, enabled=dtype != torch.float32):
             logits = network(_inputs(images, normalization))
         logits = logits.float()
-        loss += float(F.cross_entropy(logits, labels, reduction="sum"))
+        losses.append(F.cross_entropy(logits, labels, reduction="sum"))
         best = logits.topk(min(5, logits.shape[1])).indices == labels[:, None]
-        top5 += int(best.any(1).sum())
-        correct.append(best[:, 0].cpu().numpy())
+        top5.append(best.any(1).sum())
+        correct.append(best[:, 0])
     network.train(was_training)
-    right = np.concatenate(correct)
-    return Accuracy(100 * int(right.sum()) / len(split), 100 * top5 / len(split), loss / len(split), right)
+    right, loss = torch.cat(correct).cpu().numpy(), float(torch.stack(losses).double().sum())
+    return Accuracy(100 * int(right.sum()) / len(split), 100 * int(sum(top5)) / len(split), loss / len(split), right)
 
 
 @torch.no_grad()

@@ -88,7 +88,7 @@ def test_the_dense_network_comes_first_then_the_longest(in_process, computed):
     assert cluster._make(in_process[1], PLANNED, 5) == 0
     assert computed[0] == DENSE and sorted(e.name for e in computed) == sorted(NAMES)
     for started in (None, DENSE):
-        epochs = [cluster._epochs(e) for e in computed[1:] if source_of(e) == started]
+        epochs = [e.cost for e in computed[1:] if source_of(e) == started]
         assert len(epochs) >= 2 and epochs == sorted(epochs, reverse=True)
     computed.clear()
     assert cluster._make(in_process[1], PLANNED, 5) == 0

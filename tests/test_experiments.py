@@ -169,7 +169,7 @@ LABELLED = {  # (method, label) → the fields in which it differs from the meth
     ("repaired", "scan"): {"prune.allocation", "prune.scan"},
     ("repaired", "macs"): {"prune.alpha"},
     ("repaired", "blocks"): {"prune.block"},
-    ("repaired", "blocks_per_mac"): {"prune.block", "prune.alpha"},
+    ("repaired", "blocks_macs"): {"prune.block", "prune.alpha"},
     ("repaired", "per_mac"): {"prune.alpha"},
     **{(method, "solved"): {"prune.reconstruct", "recipe"} for method in ("l1_filters", "random_channels")},
     ("grasp_iterative", "preserving"): {"prune.first"},

@@ -21,6 +21,7 @@ from helpers import (
     facts,
     files,
     machine,
+    maker,
     making,
     models,
     plan,
@@ -159,6 +160,7 @@ def test_without_training_the_test_images_are_read_once(home, monkeypatch):
 def test_a_result_names_all_who_trained_it(home, monkeypatch):
     e, save = planned("snip-s80"), models.save
     monkeypatch.setattr(results, "commit", lambda: "first")
+    monkeypatch.setattr(maker, "CHECKPOINT_SECONDS", 0.0)
     monkeypatch.setattr(models, "save", lambda *_, **__: pytest.fail("interrupted"))
     with pytest.raises(pytest.fail.Exception):
         study.compute(e)
@@ -262,6 +264,20 @@ def test_two_processes_make_each_result_once(monkeypatch, own_folders, capfd):
     assert {results.load(e)["threads"] for e in wanted} == {max(1, machine.cores() // 2)}
     said = capfd.readouterr().err
     assert all(said.count(f"{e.name}: making it") == 1 for e in wanted)
+
+
+def test_nothing_is_begun_that_would_not_end_in_time(noted, monkeypatch):
+    now, wanted = [0.0], [e for e in plan.experiments(tiny.PROFILE) if e.epochs][:6]
+
+    def compute(experiment):
+        now[0] += 30 * experiment.cost
+        noted["computed"].append(experiment)
+
+    monkeypatch.setattr(study.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(study, "compute", compute)
+    study.make_missing(tiny.PROFILE, wanted, minutes=2.6)
+    made = noted["computed"]
+    assert made and now[0] < 156 and all(now[0] + 30 * e.cost >= 156 for e in wanted if e not in made)
 
 
 def test_the_demo_makes_what_a_topic_lacks_and_shows_everything(noted):

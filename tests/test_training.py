@@ -1,5 +1,6 @@
 """Training is exact: counted image by image, the same every time, and the same after a SIGKILL."""
 
+import itertools
 import json
 import math
 import os
@@ -12,6 +13,7 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import checkpoint, data, files, machine, models, training
 from helpers.pruning import masks
@@ -202,6 +204,42 @@ def _stopped_and_resumed(tmp_path: Path, epoch: int, dtype: torch.dtype) -> None
     assert digest(whole) == digest(resumed)
     assert [replace(log, seconds=0) for log in again] == [replace(log, seconds=0) for log in logs]
     assert hook.masks.kept == halved(network()).masks.kept
+
+
+def test_a_checkpoint_is_written_when_its_time_has_come(tmp_path, monkeypatch):
+    written: list[int] = []
+    clock = itertools.count(step=10)  # every look at it takes ten seconds
+    monkeypatch.setattr(training.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(checkpoint.State, "write", lambda self, path, logs: written.append(len(logs)))
+    training.fit(network(), few(16), replace(RECIPE, epochs=6), checkpoint=tmp_path / "state", checkpoint_seconds=50)
+    every = written.copy()
+    written.clear()
+    training.fit(network(), few(16), replace(RECIPE, epochs=6), checkpoint=tmp_path / "state")
+    assert every == [2, 4] and written == [1, 2, 3, 4, 5]
+
+
+def test_a_step_waits_for_no_copy_from_the_device():
+    def copies(images: int) -> int:
+        with Counted() as counted:
+            training._epoch(state(), RECIPE, few(images), 0, tiny.network().normalization, torch.float32, "")
+        return counted.copies
+
+    assert copies(16) == copies(64) > 0  # those of an epoch's end alone
+
+
+class Counted(TorchDispatchMode):
+    """Counts the values that are taken from tensors into Python."""
+
+    copies = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        self.copies += function is torch.ops.aten._local_scalar_dense.default
+        return function(*arguments, **(options or {}))
+
+
+def state() -> checkpoint.State:
+    trained = network()
+    return checkpoint.State(trained, training._optimizer(trained, RECIPE), None, asdict(RECIPE), "", {})
 
 
 def test_a_damaged_or_foreign_checkpoint_is_not_used(tmp_path, capsys):
