@@ -29,7 +29,7 @@ SOFTWARE = {  # (method, label) of a main result → the software that its netwo
     ("dense", ""): DENSE,
     ("layerwise_magnitude", ""): (FLOAT,),
     ("repaired", ""): (FLOAT,),
-    ("repaired", "per_mac"): (FLOAT,),
+    ("repaired", "macs"): (FLOAT,),
     ("repaired", "blocks"): (WHOLE,),
     ("repaired", "blocks_macs"): (WHOLE,),
     ("lasso_channels", ""): DENSE,

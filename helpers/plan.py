@@ -22,7 +22,6 @@ REPAIRED: dict[str, tuple[str, dict[str, Any]]] = {  # label → rank, and how i
     "blocks_macs": ("C", {"block": quantised.BLOCK, "alpha": 0.75}),
     "scan": ("C", {"allocation": "layerwise"}),
     "macs": ("C", {"alpha": 0.5}),
-    "per_mac": ("C", {"alpha": 1.0}),
     "wanda": ("C", {"choice": "wanda", "allocation": "layerwise"}),
 }
 REPAIRED_PCT = (90.0, 95.0)  # besides the main sparsity, of the first two

@@ -170,7 +170,6 @@ LABELLED = {  # (method, label) → the fields in which it differs from the meth
     ("repaired", "macs"): {"prune.alpha"},
     ("repaired", "blocks"): {"prune.block"},
     ("repaired", "blocks_macs"): {"prune.block", "prune.alpha"},
-    ("repaired", "per_mac"): {"prune.alpha"},
     **{(method, "solved"): {"prune.reconstruct", "recipe"} for method in ("l1_filters", "random_channels")},
     ("grasp_iterative", "preserving"): {"prune.first"},
     ("grasp_iterative", "signed"): {"prune.later"},
