@@ -370,8 +370,11 @@ def test_decisions_take_the_cheapest_network_that_surely_loses_little():
     ]
     unsure = [priced(SMALL, 91.3, 4.0), priced(("lasso_channels", "macs=2x"), 92.4, 5.0, epochs=8)]  # perhaps; trained longer
     chosen = claims.decisions(frame(*offered, *unsure, *NOISE), "cifar10")
-    assert list(chosen["need"]) == list(claims.NEEDS) and set(chosen["method"]) == {"layerwise_magnitude"}
-    assert chosen["times_less"].iloc[0] == pytest.approx(58 / 13) and (chosen["low"] >= -1).all()
+    assert list(chosen["need"]) == list(claims.NEEDS) and chosen["method"].dropna().eq("layerwise_magnitude").all()
+    assert chosen["network"].isna().tolist() == [epochs == 0 for _, epochs in claims.NEEDS.values()]  # all of these were trained
+    repaired = priced(("repaired", "blocks"), 92.0, 5.0, epochs=0, target_sparsity_pct=80.0)
+    assert set(claims.decisions(frame(*offered, repaired, *NOISE), "cifar10")["method"]) == {"repaired"}
+    assert chosen["times_less"].iloc[0] == pytest.approx(58 / 13) and (chosen["low"].dropna() >= -1).all()
     none = claims.decisions(frame(*offered[:2], *unsure, *NOISE), "cifar10")
     assert none["network"].isna().all() and len(none) == len(claims.NEEDS) and list(none) == list(chosen)
     assert claims.decisions(frame(*offered, *unsure), "cifar10")["network"].isna().all()  # one seed: nothing is sure

@@ -77,14 +77,21 @@ RULES: dict[str, Rule] = {
     "lottery_ticket": Difference(((REWOUND, REINITIALIZED), *((REWOUND, early) for early in UNTRAINED))),
 }
 
-USABLE = ("", "curve_finetuned", *(label for _, label in LASSO_CURVE))  # labels of the networks that one could choose from
+USABLE = ("", "curve_finetuned", *(label for _, label in LASSO_CURVE))  # labels of the networks that one could choose from,
+USABLE_REPAIRED = ("curve", "blocks", "macs")  # and of repaired ones besides
 LOSE = 1.0  # points of top-1 that somebody would give
-NEEDS = {  # what somebody needs → the cost that has to be low
-    "a smaller file": "file_mib",
-    "a quick answer for one image": "time_ms",
-    "many images at once": "time_batch128_ms",
-    "fewer multiply-adds": "effective_macs",
+NEEDS = {  # what somebody needs → the cost that has to be low, and the most epochs of training after pruning
+    "a smaller file": ("file_mib", math.inf),
+    "a smaller file, no time to train": ("file_mib", 0),
+    "a quick answer for one image": ("time_ms", math.inf),
+    "many images at once": ("time_batch128_ms", math.inf),
+    "fewer multiply-adds": ("effective_macs", math.inf),
 }
+
+
+def usable(frame: pd.DataFrame) -> pd.Series:
+    """Which lines hold a network that one could choose: trained to its end, or repaired."""
+    return frame["label"].isin(USABLE) | (frame["method"].eq("repaired") & frame["label"].isin(USABLE_REPAIRED))
 
 
 def judge(frame: pd.DataFrame) -> pd.DataFrame:
@@ -128,8 +135,11 @@ def _evidence(found: Judgement) -> str:
 
 def front(frame: pd.DataFrame, dataset: str, cost_column: str) -> pd.DataFrame:
     """The lines of `networks` that no other beats (costs less, or as much, and is more accurate), cheapest first."""
-    usable = frame["label"].isin(USABLE) & (frame["dataset"] == dataset)
-    ordered = networks(frame[usable]).dropna(subset=[cost_column]).sort_values([cost_column, "top1_pct"], ascending=[True, False])
+    ordered = (
+        networks(frame[usable(frame) & (frame["dataset"] == dataset)])
+        .dropna(subset=[cost_column])
+        .sort_values([cost_column, "top1_pct"], ascending=[True, False])
+    )
     return ordered[ordered["top1_pct"] > ordered["top1_pct"].cummax().shift(fill_value=-np.inf)]
 
 
@@ -140,13 +150,14 @@ def decisions(frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
     with `low` and `high` in points, `seeds` of both. Networks that were trained longer than that control are not offered.
     The choice sees test accuracy, which flatters the chosen one a little. No lines without a fine-tuned dense network.
     """
-    evidence, lines = Evidence(frame[frame["label"].isin(USABLE)], dataset), []
+    evidence, lines = Evidence(frame[usable(frame)], dataset), []
     for control in evidence.find(FINETUNED)[:1]:
         compared = [(line, evidence.compare(line, control)) for line in evidence.lines if line["epochs"] <= control["epochs"]]
         good = [(line, found.total, found) for line, found in compared if found.total and found.total.low >= -LOSE]
-        for need, cost in NEEDS.items():
+        for need, (cost, epochs) in NEEDS.items():
             base, made = evidence.value(DENSE, cost), dict[str, object](need=need, cost=cost)
-            cheaper = [pair for pair in good if pair[0][cost] < base and pair[0]["method"] not in (DENSE[0], FINETUNED[0])]
+            cheaper = [pair for pair in good if pair[0][cost] < base and pair[0]["epochs"] <= epochs]
+            cheaper = [pair for pair in cheaper if pair[0]["method"] not in (DENSE[0], FINETUNED[0])]
             for line, limits, found in sorted(cheaper, key=lambda pair: pair[0][cost])[:1]:
                 made |= {"network": called(line), "method": line["method"], "times_less": base / line[cost]}
                 made |= {"difference": found.difference, "low": limits.low, "high": limits.high, "seeds": found.seeds}

@@ -84,4 +84,5 @@ class Evidence:
 def called(line: pd.Series) -> str:
     """A line of `networks` as a reader knows it, with its sparsity where its name does not say it."""
     sparsity = f" at {line['target_sparsity_pct']:g} %" if "curve" in line["label"] else ""
-    return look.name(line["method"], line["label"]) + sparsity
+    label = "" if line["method"] == "repaired" and sparsity else line["label"]  # no repaired network was fine-tuned
+    return look.name(line["method"], label) + sparsity

@@ -21,7 +21,6 @@ LINES = (
     *("dense_finetuned", "layerwise_magnitude", "repaired", "lasso_channels"),
     *("dense_from_scratch", "grasp_iterative"),
 )
-EXPLORED = (*claims.USABLE, "preserving")  # labels of networks that were trained to their end
 WIDTH, HEIGHT = 460, 310  # pixels of a drawing of the explorer
 NOTE = "Time: 128 images on the CPU named below, each network on the fastest software that was timed. Repair trains nothing."
 CAPTION = (
@@ -90,14 +89,18 @@ def short_table(made: pd.DataFrame) -> Styler:
 
 def long_table(made: pd.DataFrame) -> Styler:
     """Every stop of the explorer, a line each."""
-    shown = made[made["label"].isin(EXPLORED)].set_index(["dataset", "stop"])
+    shown = made[_explored(made)].set_index(["dataset", "stop"])
     columns = ["sparsity_pct", "effective_macs", "size_mib", "time_batch128_ms", "top1_pct"]
     return tables.table(shown[columns].rename_axis(["dataset", "network"]), caption="All results of the explorer.")
 
 
+def _explored(made: pd.DataFrame) -> pd.Series:
+    return claims.usable(made) | (made["label"] == "preserving")
+
+
 def explorer(made: pd.DataFrame) -> list[dict]:
     """One part a start: ticks of a drawing a data set, and stops with text and place of their values, for the page's script."""
-    made, parts = made[made["label"].isin(EXPLORED)], []
+    made, parts = made[_explored(made)], []
     for start in (look.FINETUNED, look.FROM_NOTHING):
         drawings: list[dict] = []
         stops: dict[str, dict] = {}
