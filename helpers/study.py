@@ -46,6 +46,7 @@ from helpers import (
 from helpers.experiments import Experiment
 from helpers.models import VGG
 from helpers.pruning.masks import effective_macs
+from helpers.pruning.widths import macs_with_batch_norm
 from helpers.settings import Profile
 
 
@@ -179,7 +180,7 @@ def _measured(experiment: Experiment, made: making.Made) -> dict:
         "nonzero_params": sum(int(p.count_nonzero()) for p in network.parameters()),
         "size_mib": dense_mib,
         "size_dense_mib": dense_mib,
-        "macs": measurement.macs_aten(network),
+        "macs": macs_with_batch_norm(network),
         "effective_macs": models.macs(network),
         "top1_pct": test.top1_pct,
         "top5_pct": test.top5_pct,

@@ -6,6 +6,7 @@ import random
 import resource
 import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -155,6 +156,20 @@ def test_without_training_the_test_images_are_read_once(home, monkeypatch):
     read.clear()
     trained = study.compute(planned("global_magnitude-s80.33"))
     assert read.count(40) == 2 and len(trained["log"]) == tiny.PROFILE.finetune_epochs
+
+
+def test_making_a_result_needs_nothing_of_the_report(home):
+    absent = ("ptflops", "latex2mathml", "dask", "matplotlib", "seaborn", "statsmodels", "nbconvert", "jupyterlab")
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys({absent})
+sys.path.insert(0, "tests")
+import tiny
+from helpers import plan, study
+study.compute(next(e for e in plan.experiments(tiny.PROFILE) if e.name == "dense"))
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=settings.ROOT, check=True)
+    assert results.load(planned("dense"))["macs"] > 0
 
 
 def test_a_result_names_all_who_trained_it(home, monkeypatch):
