@@ -23,18 +23,16 @@ from bench.int8_inference import in_blocks
 from bench.sparse_inference import pruned, scanned, trained
 from bench.structured_inference import fewer_channels
 from helpers import data, engines, machine, models, storage
+from helpers.contenders import CALIBRATION_IMAGES, DENSE, FLOAT, WHOLE, top1_pct
 from helpers.engines import Engine
 from helpers.measurement import Latency
 
-SKIPPED, WHOLE = "zeros skipped fp32", "zeros skipped int8"
-DENSE = [name for name in engines.ENGINES if name not in (SKIPPED, WHOLE)]
 LAYERWISE, UNIFORM = "layer-wise 80.33 %", {"uniform 80 %": 0.8, "uniform 90 %": 0.9}
 BLOCKS = {"80 % of blocks": 0.8, "90 % of blocks": 0.9}
 GOALS = {(LAYERWISE, 128): 2.2, (LAYERWISE, 1): 2.0}  # against the fastest dense float32
 GOALS |= {("80 % of blocks", 128): 2.3, ("90 % of blocks", 128): 4.0}  # against the fastest dense int8
 GOALS |= {(what, 1): 1.5 for what in BLOCKS}
 SMALL = "fewer channels"
-CALIBRATION_IMAGES = 500
 
 
 def small_network() -> models.VGG | None:
@@ -48,8 +46,8 @@ def contenders(quick: bool) -> dict[tuple[str, str], models.VGG]:
     """(what, engine) → the network."""
     found: dict[tuple[str, str], models.VGG] = {("dense", engine): trained()[0] for engine in DENSE}
     if scanned() is not None:
-        found[LAYERWISE, SKIPPED] = pruned("layerwise", 0.8033)[0]
-    found |= {(what, SKIPPED): pruned("uniform", sparsity)[0] for what, sparsity in UNIFORM.items()}
+        found[LAYERWISE, FLOAT] = pruned("layerwise", 0.8033)[0]
+    found |= {(what, FLOAT): pruned("uniform", sparsity)[0] for what, sparsity in UNIFORM.items()}
     found |= {(what, WHOLE): in_blocks(sparsity) for what, sparsity in BLOCKS.items()}
     small = None if quick else small_network()
     return found | ({(SMALL, engine): small for engine in DENSE} if small else {})
@@ -82,8 +80,7 @@ def run(quick: bool = False) -> list[dict]:
             notes[what, name] = [f"built in {time.perf_counter() - begun:.0f} s"]
             notes[what, name] += [f"file {engine.size_mib:.1f} MiB"] if engine.size_mib else []
             if test is not None and what == "dense":
-                right = engine(data.normalize(test.images, network.normalization)).argmax(1) == test.labels
-                notes[what, name].append(f"top-1 {100 * right.double().mean():.2f} %")
+                notes[what, name].append(f"top-1 {top1_pct(engine, test, network.normalization):.2f} %")
             notes[what, name] += ["products may saturate here"] if engines.saturates(name) else []
         for batch in (1, 128):
             shown = data.normalize(calibrating.images[:batch], trained()[0].normalization)
@@ -114,10 +111,10 @@ def lines(times: Mapping[tuple[str, str], Latency], notes: Mapping[tuple[str, st
 
     strongest, whole, dense = fastest("fp32"), fastest("int8"), [key for key in times if key[0] == "dense"]
     rows = []
-    if (LAYERWISE, SKIPPED) in times:
-        rows += [line((LAYERWISE, SKIPPED), key, key == strongest) for key in dense]
+    if (LAYERWISE, FLOAT) in times:
+        rows += [line((LAYERWISE, FLOAT), key, key == strongest) for key in dense]
     for what in UNIFORM:
-        rows += [line((what, SKIPPED), key) for key in (strongest, whole) if key is not None]
+        rows += [line((what, FLOAT), key) for key in (strongest, whole) if key is not None]
     if whole is not None:
         rows += [line((what, WHOLE), whole, True) for what in BLOCKS if (what, WHOLE) in times]
     return rows + [line((SMALL, key[1]), key) for key in dense if (SMALL, key[1]) in times]

@@ -100,14 +100,19 @@ def measure(seconds: float, splits: data.Splits | None = None) -> tuple[pd.DataF
                 progress.say(f"{' '.join(of)}, {software}: ready")
                 line = {"method": of[0], "label": of[1], "software": software, "size_mib": engine.size_mib}
                 if splits and contender.real:
-                    right = engine(data.normalize(splits.test.images, normalization)).argmax(1) == splits.test.labels
-                    line["top1_pct"] = 100 * float(right.double().mean())
+                    line["top1_pct"] = top1_pct(engine, splits.test, normalization)
                 running[len(lines)] = engine
                 lines.append(line)
         for column, images in TIMES.items():
             for number, latency in engines.latency(running, noise[:images], min_seconds=seconds).items():
                 lines[number][column] = latency.median_ms
     return pd.DataFrame(lines), list(missing.values())
+
+
+def top1_pct(engine: engines.Engine, split: data.Split, normalization: models.Normalization) -> float:
+    """Per cent of a split's images that an engine classifies rightly."""
+    right = engine(data.normalize(split.images, normalization)).argmax(1) == split.labels
+    return 100 * float(right.double().mean())
 
 
 def main(arguments: Iterable[str] | None = None) -> int:

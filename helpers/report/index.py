@@ -17,10 +17,7 @@ from helpers.report import claims, evidence, look, pages, tables
 from helpers.report.plots.overview import gains, overview
 from helpers.report.tables import number_text, signed_text
 
-LINES = (
-    *("dense_finetuned", "layerwise_magnitude", "repaired", "lasso_channels"),
-    *("dense_from_scratch", "grasp_iterative"),
-)
+LINES = ("dense_finetuned", "layerwise_magnitude", "repaired", "lasso_channels", "dense_from_scratch", "grasp_iterative")
 WIDTH, HEIGHT = 460, 310  # pixels of a drawing of the explorer
 NOTE = "Time: 128 images on the CPU named below, each network on the fastest software that was timed. Repair trains nothing."
 CAPTION = (
