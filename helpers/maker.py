@@ -143,7 +143,7 @@ class Maker:
 
     def weight_errors(self, network: VGG, samples: regression.Samples) -> dict[str, errors.Curve]:
         """What pruning each layer alone costs its output once it is solved again."""
-        with self._measured_once("errors.json", network, samples) as (path, made_with):
+        with self._measured_once(f"errors-{samples.images}.json", network, samples) as (path, made_with):
             stored = files.intact(path, files.load_json) or {}
             if stored.get("made_with") != made_with:
                 curves = errors.curves(network, self.splits.train.images, samples=samples)

@@ -15,16 +15,21 @@ WRONG_NORMALIZATIONS = ("none", "half", "imagenet")
 CURVE_PCT = (50.0, 75.0, 80.0, 87.5, 93.75, 96.875)  # 2×, 4×, 5×, 8×, 16×, 32× fewer weights
 FINETUNED_CURVE_PCT = (50.0, 75.0, 87.5, 93.75)
 FEWER_MACS = {"macs=2x": 2.0, "macs=4x": 4.0, "macs=7.5x": None, "macs=12x": 12.0}  # None: the main result's budget of MACs
-REPAIRED: dict[str, tuple[str, dict[str, Any]]] = {  # label → rank, and how it differs from the first
-    "": ("B", {}),
-    "magnitude": ("B", {"choice": "magnitude", "allocation": "layerwise"}),
-    "blocks": ("C", {"block": quantised.BLOCK}),
-    "blocks_macs": ("C", {"block": quantised.BLOCK, "alpha": 0.75}),
-    "scan": ("C", {"allocation": "layerwise"}),
-    "macs": ("C", {"alpha": 0.5}),
-    "wanda": ("C", {"choice": "wanda", "allocation": "layerwise"}),
-}
-REPAIRED_PCT = (90.0, 95.0)  # besides the main sparsity, of the first two
+MAIN_PCT = 0.0  # stands for the profile's own sparsity
+BY_SCAN = {"allocation": "layerwise"}
+REPAIRED: tuple[tuple[str, str, tuple[float, ...], dict[str, Any]], ...] = (
+    # rank, label, sparsities in percent, how it differs from the first
+    ("B", "", (MAIN_PCT, 90.0, 95.0), {}),
+    ("B", "magnitude", (MAIN_PCT, 90.0, 95.0), {"choice": "magnitude", **BY_SCAN}),
+    ("C", "", (50.0, 97.0), {}),
+    ("C", "magnitude", (50.0, 97.0), {"choice": "magnitude", **BY_SCAN}),
+    ("C", "wanda", (MAIN_PCT, 50.0, 90.0, 95.0, 97.0), {"choice": "wanda", **BY_SCAN}),
+    ("C", "scan", (MAIN_PCT,), BY_SCAN),
+    ("C", "macs", (MAIN_PCT,), {"alpha": 0.5}),
+    ("C", "blocks", (MAIN_PCT, 90.0), {"block": quantised.BLOCK}),
+    ("C", "blocks_macs", (MAIN_PCT,), {"block": quantised.BLOCK, "alpha": 0.75}),
+    *(("C", f"images={images}", (MAIN_PCT, 90.0), {"images": images}) for images in (10, 100, 5000)),
+)
 REPAIR_IMAGES = 1000
 STAGE_SCORES = {  # label of iterative GraSP → its score before training, and during it
     "": ("grasp", "grasp_preserving"),
@@ -122,13 +127,13 @@ class _Planner:
 
     def _repaired(self) -> Iterator[Ranked]:
         """Nothing is trained: the weights that stay are solved for."""
-        main_pct, images = self.profile.magnitude_sparsity_pct, min(REPAIR_IMAGES, self.profile.statistics_images)
-        common = {"images": images, "positions": self.profile.positions}
-        for pct in dict.fromkeys((main_pct, *REPAIRED_PCT)):  # the demo's own may be one of them
-            for label in REPAIRED if pct == main_pct else ("", "magnitude"):
-                rank, changed = REPAIRED[label]
-                how: dict[str, Any] = {"choice": "together", "allocation": "curves", **common, **changed}
-                scan = Scan(self.profile.scan_images) if how["allocation"] == "layerwise" else None
+        main_pct = self.profile.magnitude_sparsity_pct
+        images = min(REPAIR_IMAGES, self.profile.statistics_images)
+        common = {"choice": "together", "allocation": "curves", "images": images, "positions": self.profile.positions}
+        for rank, label, sparsities, changed in REPAIRED:
+            how: dict[str, Any] = common | changed
+            scan = Scan(self.profile.scan_images) if how["allocation"] == "layerwise" else None
+            for pct in dict.fromkeys(pct or main_pct for pct in sparsities):  # the demo's own may be one of the others
                 name = label if pct == main_pct else label or "curve"
                 pruning = Repair(sparsity=pct / 100, scan=scan, **how)
                 yield rank, self._experiment("repaired", self.trained, label=name, prune=pruning)

@@ -169,6 +169,7 @@ LABELLED = {  # (method, label) → the fields in which it differs from the meth
     ("repaired", "scan"): {"prune.allocation", "prune.scan"},
     ("repaired", "macs"): {"prune.alpha"},
     ("repaired", "blocks"): {"prune.block"},
+    **{("repaired", f"images={images}"): {"prune.images"} for images in (10, 100, 5000)},
     ("repaired", "blocks_macs"): {"prune.block", "prune.alpha"},
     **{(method, "solved"): {"prune.reconstruct", "recipe"} for method in ("l1_filters", "random_channels")},
     ("grasp_iterative", "preserving"): {"prune.first"},
