@@ -221,7 +221,9 @@ def test_a_checkpoint_is_written_when_its_time_has_come(tmp_path, monkeypatch):
 def test_a_step_waits_for_no_copy_from_the_device():
     def copies(images: int) -> int:
         with Counted() as counted:
-            training._epoch(state(), RECIPE, few(images), 0, tiny.network().normalization, torch.float32, "")
+            begun = state()
+            forward = training._Forward(begun.network, torch.float32)
+            training._epoch(begun, forward, RECIPE, few(images), 0, tiny.network().normalization, "")
         return counted.copies
 
     assert copies(16) == copies(64) > 0  # those of an epoch's end alone
@@ -240,6 +242,41 @@ class Counted(TorchDispatchMode):
 def state() -> checkpoint.State:
     trained = network()
     return checkpoint.State(trained, training._optimizer(trained, RECIPE), None, asdict(RECIPE), "", {})
+
+
+def captured(module, samples):
+    """As `torch.cuda.make_graphed_callables`: trial runs that move statistics and draw dropout, then the module."""
+    for _ in range(3):
+        module(*samples).sum().backward()
+        module.zero_grad()
+    torch.rand(7)
+    return module
+
+
+def test_a_step_captured_once_a_shape_trains_the_same_network(monkeypatch):
+    made = {}
+    for name, devices in (("plain", ()), ("captured", ("cpu",))):
+        shapes: list[torch.Size] = []
+        monkeypatch.setattr(training, "CAPTURED", devices)
+        monkeypatch.setattr(
+            torch.cuda, "make_graphed_callables", lambda m, s, seen=shapes: seen.append(s[0].shape) or captured(m, s)
+        )
+        made[name] = network(dropout=0.5)
+        training.fit(made[name], few(), replace(RECIPE, small_epochs=1, small_size=28))
+        assert [shape[-1] for shape in shapes] == ([28, 32] if devices else [])
+    for name, tensor in made["plain"].state_dict().items():
+        assert torch.equal(tensor, made["captured"].state_dict()[name]), name
+
+
+def test_where_no_graph_can_be_captured_one_line_says_so(monkeypatch, capsys):
+    def refuse(*_):
+        raise RuntimeError("operation not permitted when stream is capturing\ndetails")
+
+    monkeypatch.setattr(training, "CAPTURED", ("cpu",))
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", refuse)
+    training.fit(network(), few(), RECIPE)
+    told = [line for line in capsys.readouterr().err.splitlines() if "CUDA graph" in line]
+    assert len(told) == 1 and "not permitted" in told[0] and "details" not in told[0]
 
 
 def test_a_damaged_or_foreign_checkpoint_is_not_used(tmp_path, capsys):
