@@ -21,14 +21,14 @@ REPAIRED: tuple[tuple[str, str, tuple[float, ...], dict[str, Any]], ...] = (
     # rank, label, sparsities in percent, how it differs from the first
     ("B", "", (MAIN_PCT, 90.0, 95.0), {}),
     ("B", "magnitude", (MAIN_PCT, 90.0, 95.0), {"choice": "magnitude", **BY_SCAN}),
-    ("C", "", (50.0, 97.0), {}),
-    ("C", "magnitude", (50.0, 97.0), {"choice": "magnitude", **BY_SCAN}),
-    ("C", "wanda", (MAIN_PCT, 50.0, 90.0, 95.0, 97.0), {"choice": "wanda", **BY_SCAN}),
+    ("C", "", (97.0,), {}),
+    ("C", "magnitude", (97.0,), {"choice": "magnitude", **BY_SCAN}),
+    ("C", "wanda", (MAIN_PCT,), {"choice": "wanda", **BY_SCAN}),
     ("C", "scan", (MAIN_PCT,), BY_SCAN),
     ("C", "macs", (MAIN_PCT,), {"alpha": 0.5}),
     ("C", "blocks", (MAIN_PCT, 90.0), {"block": quantised.BLOCK}),
     ("C", "blocks_macs", (MAIN_PCT,), {"block": quantised.BLOCK, "alpha": 0.75}),
-    *(("C", f"images={images}", (MAIN_PCT, 90.0), {"images": images}) for images in (10, 100, 5000)),
+    *(("C", f"images={images}", (90.0,), {"images": images}) for images in (10, 100, 5000)),
 )
 REPAIR_IMAGES = 1000
 STAGE_SCORES = {  # label of iterative GraSP → its score before training, and during it
@@ -44,7 +44,8 @@ def experiments(profile: Profile, topic: str | None = None) -> list[Experiment]:
         settings.choose("topic", topic, TOPICS)
     ranked = [pair for dataset in profile.datasets for pair in _Planner(profile, dataset).experiments()]
     ranked.sort(key=lambda pair: pair[0])  # stable: within a rank the order below stands
-    return [experiment for rank, experiment in ranked if rank in profile.ranks and topic in (None, experiment.topic)]
+    planned = [experiment for rank, experiment in ranked if rank in profile.ranks and topic in (None, experiment.topic)]
+    return [experiment for experiment in planned if not profile.methods or experiment.method in profile.methods]
 
 
 def dense(profile: Profile, dataset: str) -> Experiment:
@@ -71,7 +72,7 @@ class _Planner:
 
     def _new(self, seed: int) -> New:
         start = self.profile.start_of(self.dataset)
-        return New(self.profile.width_divisor, seed, start.dropout, start.large_head)
+        return New(self.profile.width_divisor, seed, start.dropout, start.large_head, start.identities)
 
     def _tuning(self, epochs: int, seed: int) -> Recipe:
         return Recipe(epochs, self.profile.batch_size, self.profile.finetune_lr, seed=seed)
@@ -122,7 +123,7 @@ class _Planner:
         if self.profile.weights == "trained":  # only then the weights that the dense network began with are at hand
             starts["rewound"] = self._new(self.seed)
         for label, start in starts.items():
-            pct, recipe = self.profile.magnitude_sparsity_pct, self._from_nothing_recipe()
+            pct, recipe = self.profile.magnitude_sparsity_pct, self._from_nothing_recipe(self.seed)
             yield "C", self._magnitude("layerwise", pct, label=label, recipe=recipe, retrain=start)
 
     def _repaired(self) -> Iterator[Ranked]:
@@ -164,20 +165,30 @@ class _Planner:
         for rule in ("uniform", "he"):
             yield "C", self._channels("lasso", label=f"widths={rule}", rule=rule)
 
-    def _from_nothing_recipe(self) -> Recipe:
-        return Recipe(self.profile.init_epochs, self.profile.init_batch_size, self.profile.scratch_lr, seed=self.seed)
+    def _from_nothing_recipe(self, seed: int) -> Recipe:
+        profile = self.profile
+        lr = profile.scratch_lr if profile.init_lr is None else profile.init_lr
+        recipe = Recipe(profile.init_epochs, profile.init_batch_size, lr, seed=seed)
+        return replace(recipe, label_smoothing=profile.label_smoothing, small_epochs=profile.small_epochs)
 
     def _from_nothing(self) -> Iterator[Ranked]:
         """Methods that prune before or while they train, and their dense control: same start, budget and order of images."""
-        sparsity, recipe, start = self.profile.saliency_sparsity_pct / 100, self._from_nothing_recipe(), self._new(self.seed)
-        shared = {"recipe": recipe, "timed": True}
-        yield "A", self._experiment("dense_from_scratch", start, **shared)
+        for seed, later in zip(self.profile.init_seeds, ("", "B", "C"), strict=False):
+            for rank, experiment in self._early(seed):
+                if not later or rank in "AB":  # checks are made once
+                    yield later or rank, experiment
         if self.profile.name == "study":  # its results come from processors of both kinds
-            float32 = {"label": "format=float32", "number_format": "float32", "recipe": recipe}
-            yield "B", self._experiment("dense_from_scratch", start, **float32)
+            float32 = {"label": "format=float32", "number_format": "float32", "recipe": self._from_nothing_recipe(self.seed)}
+            yield "B", self._experiment("dense_from_scratch", self._new(self.seed), **float32)
+
+    def _early(self, seed: int) -> Iterator[Ranked]:
+        sparsity, recipe, start = self.profile.saliency_sparsity_pct / 100, self._from_nothing_recipe(seed), self._new(seed)
+        shared = {"recipe": recipe, "timed": seed == self.seed, "seed": seed}
+        yield "A", self._experiment("dense_from_scratch", start, **shared)
         for label, (first, later) in STAGE_SCORES.items():
             stages = Stages(first, later, sparsity, self.profile.pruning_stages)
-            yield "B" if label else "A", self._experiment("grasp_iterative", start, label=label, prune=stages, **shared)
+            rank = {"": "A", "preserving": "B", "signed": "C"}[label]
+            yield rank, self._experiment("grasp_iterative", start, label=label, prune=stages, **shared)
         for score in ("snip", "random", "grasp", "synflow", "magnitude_init"):
             pruning = Saliency(score, sparsity, scores.ROUNDS.get(score, 1))
             yield "A" if score in ("snip", "random") else "B", self._experiment(score, start, prune=pruning, **shared)
@@ -185,9 +196,9 @@ class _Planner:
                 continue
             checks: dict[str, dict[str, Any]] = {
                 "shuffled": {"shuffled": True},
-                "reinitialized": {"retrain": self._new(self.seed + 1000)},
+                "reinitialized": {"retrain": self._new(seed + 1000)},
                 "inverted": {"inverted": True},
             }
             for label, changed in checks.items():
                 checked = replace(pruning, **changed)
-                yield "C", self._experiment(score, start, label=label, prune=checked, recipe=recipe)
+                yield "C", self._experiment(score, start, label=label, prune=checked, recipe=recipe, seed=seed)

@@ -15,13 +15,14 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Start:
-    """How a new network's head begins: its weights (torch's default, or larger as He et al. 2015) and its dropout.
+    """How a new network begins: its head (torch's default, or larger as He et al. 2015), its dropout, its convolutions.
 
     Decided by the dense control on validation images; docs/trials.md has the figures.
     """
 
     large_head: bool = False
     dropout: float = 0.0  # in few epochs nothing overfits
+    identities: bool = False  # see `models.VGG.add_identities`
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class Profile:
     macs_share: float = 41.782 / 314.003466  # the original report's MACs over the dense network's, same counter
     start: Start = Start()
     starts: tuple[tuple[str, Start], ...] = ()  # data sets that begin otherwise
+    init_seeds: tuple[int, ...] = (0,)  # of the same trainings
+    init_lr: float | None = None  # their peak; None: `scratch_lr`
+    small_epochs: int = 0  # of them on small images, at their beginning
+    label_smoothing: float = 0.0  # in them
+    methods: tuple[str, ...] = ()  # of its plan; none named: all
     ranks: str = "ABC"  # of the experiments in its plan (see `experiments.Ranked`)
 
     def start_of(self, dataset: str) -> Start:
@@ -113,6 +119,22 @@ PROFILES = {
         width_multiple=2,
     ),
     "study": _STUDY,
+    "quarter": replace(
+        _STUDY,
+        name="quarter",
+        width_divisor=4,
+        weights="trained",
+        dense_epochs=8,
+        init_epochs=8,
+        init_seeds=(0, 1, 2),
+        init_lr=0.15,
+        init_batch_size=256,
+        small_epochs=5,
+        label_smoothing=0.1,
+        start=Start(identities=True),
+        starts=(),
+        methods=("dense_from_scratch", "grasp_iterative", "grasp", "snip", "synflow", "magnitude_init", "random"),
+    ),
     "paper": replace(
         _STUDY,
         name="paper",

@@ -10,7 +10,7 @@ from helpers import experiments, plan, settings
 from helpers.experiments import Channels, Experiment, Magnitude, New, Saliency, Scan, Stages, Trained
 from helpers.training import Recipe
 
-PROFILES = [replace(profile, ranks="ABC") for profile in settings.PROFILES.values()]
+PROFILES = [replace(profile, ranks="ABC") for profile in settings.PROFILES.values() if not profile.methods]
 BESIDES = {"label", "timed"}  # what any two experiments may differ in
 
 
@@ -266,6 +266,17 @@ def test_seeds_of_a_method_differ_in_the_seed_alone(profile):
     for e in whole(profile):
         if e.seed != profile.seeds[0]:
             assert differences(main(profile, e.method, e.dataset), e) - BESIDES == {"seed", "recipe.seed"}
+
+
+def test_methods_before_training_are_compared_by_several_starts_that_all_share():
+    profile = settings.PROFILES["quarter"]
+    found = whole(profile)
+    assert {e.method for e in found} == set(profile.methods) and {e.seed for e in found} == {0, 1, 2}
+    for e in found:
+        [dense] = planned(profile, method="dense_from_scratch", seed=e.seed, dataset=e.dataset)
+        [first] = planned(profile, method=e.method, label=e.label, dataset=e.dataset)
+        assert (e.start, e.recipe) == (dense.start, dense.recipe)
+        assert differences(first, e) - BESIDES == ({"seed", "start.seed", "recipe.seed"} if e.seed else set())
 
 
 @pytest.mark.parametrize("profile", PROFILES, ids=lambda p: p.name)
