@@ -120,7 +120,11 @@ def _repaired(maker: Maker, how: Repair) -> Made:
         untrained = training.evaluate(network, maker.splits.test)
         training.recalibrate(network, maker.splits.train, seed=wanted.seed)
         maker.details["recalibrated_top1_pct"] = training.evaluate(network, maker.splits.test).top1_pct
-    return Made(repaired, chosen, untrained, weights=maker.weights_name, details=maker.details)
+    made = Made(repaired, chosen, untrained, weights=maker.weights_name, details=maker.details)
+    if wanted.recipe is None:
+        return made
+    made.details["repaired_top1_pct"] = training.evaluate(repaired, maker.splits.test).top1_pct
+    return _fit_masked(maker, made, chosen)
 
 
 def _counts(maker: Maker, how: Repair, network: VGG) -> dict[str, int]:

@@ -17,18 +17,21 @@ FINETUNED_CURVE_PCT = (50.0, 75.0, 87.5, 93.75)
 FEWER_MACS = {"macs=2x": 2.0, "macs=4x": 4.0, "macs=7.5x": None, "macs=12x": 12.0}  # None: the main result's budget of MACs
 MAIN_PCT = 0.0  # stands for the profile's own sparsity
 BY_SCAN = {"allocation": "layerwise"}
+OF_MAGNITUDE = {"choice": "magnitude", **BY_SCAN}
 REPAIRED: tuple[tuple[str, str, tuple[float, ...], dict[str, Any]], ...] = (
-    # rank, label, sparsities in percent, how it differs from the first
+    # rank, label, sparsities in percent, how it differs from the first; "epochs": of fine-tuning afterwards
     ("B", "", (MAIN_PCT, 90.0, 95.0), {}),
-    ("B", "magnitude", (MAIN_PCT, 90.0, 95.0), {"choice": "magnitude", **BY_SCAN}),
+    ("B", "magnitude", (MAIN_PCT, 90.0, 95.0), OF_MAGNITUDE),
     ("C", "", (97.0,), {}),
-    ("C", "magnitude", (97.0,), {"choice": "magnitude", **BY_SCAN}),
+    ("C", "magnitude", (97.0,), OF_MAGNITUDE),
     ("C", "wanda", (MAIN_PCT,), {"choice": "wanda", **BY_SCAN}),
     ("C", "scan", (MAIN_PCT,), BY_SCAN),
     ("C", "macs", (MAIN_PCT,), {"alpha": 0.5}),
     ("C", "blocks", (MAIN_PCT, 90.0), {"block": quantised.BLOCK}),
     ("C", "blocks_macs", (MAIN_PCT,), {"block": quantised.BLOCK, "alpha": 0.75}),
     *(("C", f"images={images}", (90.0,), {"images": images}) for images in (10, 100, 5000)),
+    ("C", "finetuned", (95.0,), {"epochs": 1}),
+    ("C", "magnitude_finetuned", (95.0,), {**OF_MAGNITUDE, "epochs": 1}),
 )
 REPAIR_IMAGES = 1000
 STAGE_SCORES = {  # label of iterative GraSP → its score before training, and during it
@@ -127,17 +130,18 @@ class _Planner:
             yield "C", self._magnitude("layerwise", pct, label=label, recipe=recipe, retrain=start)
 
     def _repaired(self) -> Iterator[Ranked]:
-        """Nothing is trained: the weights that stay are solved for."""
+        """The weights that stay are solved for; nothing is trained, or one epoch afterwards."""
         main_pct = self.profile.magnitude_sparsity_pct
         images = min(REPAIR_IMAGES, self.profile.statistics_images)
         common = {"choice": "together", "allocation": "curves", "images": images, "positions": self.profile.positions}
         for rank, label, sparsities, changed in REPAIRED:
             how: dict[str, Any] = common | changed
+            epochs = how.pop("epochs", 0)
             scan = Scan(self.profile.scan_images) if how["allocation"] == "layerwise" else None
             for pct in dict.fromkeys(pct or main_pct for pct in sparsities):  # the demo's own may be one of the others
-                name = label if pct == main_pct else label or "curve"
+                name, recipe = label if pct == main_pct else label or "curve", self._tuning(epochs, self.seed) if epochs else None
                 pruning = Repair(sparsity=pct / 100, scan=scan, **how)
-                yield rank, self._experiment("repaired", self.trained, label=name, prune=pruning)
+                yield rank, self._experiment("repaired", self.trained, label=name, prune=pruning, recipe=recipe)
         for choice in ("l1", "random"):
             yield "B", self._channels(choice, 0, label="solved")
 

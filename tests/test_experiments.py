@@ -169,6 +169,8 @@ LABELLED = {  # (method, label) → the fields in which it differs from the meth
     ("repaired", "scan"): {"prune.allocation", "prune.scan"},
     ("repaired", "macs"): {"prune.alpha"},
     ("repaired", "blocks"): {"prune.block"},
+    ("repaired", "finetuned"): {"recipe"},
+    ("repaired", "magnitude_finetuned"): {"prune.choice", "prune.allocation", "prune.scan", "recipe"},
     **{("repaired", f"images={images}"): {"prune.images"} for images in (10, 100, 5000)},
     ("repaired", "blocks_macs"): {"prune.block", "prune.alpha"},
     **{(method, "solved"): {"prune.reconstruct", "recipe"} for method in ("l1_filters", "random_channels")},
@@ -299,7 +301,7 @@ def test_curves_differ_from_the_main_training_in_length_alone(profile):
             assert differences(main(profile, e.method, e.dataset).recipe, e.recipe) == {"epochs"}
         if e.label.startswith("macs="):
             assert e.recipe == main(profile, "dense_finetuned", e.dataset).recipe
-        untrained = e.label in ("curve", "solved") or e.method == "repaired"
+        untrained = e.label in ("curve", "solved") or (e.method == "repaired" and "finetuned" not in e.label)
         assert (e.recipe is None) == (untrained or (e.method == "dense" and isinstance(e.start, Trained)))
 
 

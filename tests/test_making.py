@@ -213,6 +213,14 @@ def test_a_repaired_network_trains_nothing_and_has_exactly_its_zeros(trace):
         assert all((weights[name] == 0)[~mask].all() for name, mask in made.masks.items())
 
 
+def test_fine_tuning_goes_on_from_the_repaired_network_under_its_masks(trace):
+    repaired, tuned = trace(MAIN["repair"]), trace(changed(MAIN["repair"], "recipe", MAIN["layerwise"].recipe))
+    assert same(repaired.made.masks, tuned.made.masks) and "fit" in tuned.calls and tuned.made.trained
+    assert 0 < tuned.made.details["repaired_top1_pct"] <= 100
+    weights = models.weights(tuned.made.network)
+    assert all((weights[name] == 0)[~mask].all() for name, mask in tuned.made.masks.items())
+
+
 def test_repairs_of_one_allocation_differ_in_which_weights_stay(trace):
     solved, wanda = trace(MAIN["solved"]).made, trace(MAIN["wanda"]).made
     counts = [{name: int(mask.sum()) for name, mask in made.masks.items()} for made in (solved, wanda)]
