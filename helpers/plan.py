@@ -48,7 +48,8 @@ def experiments(profile: Profile, topic: str | None = None) -> list[Experiment]:
     ranked = [pair for dataset in profile.datasets for pair in _Planner(profile, dataset).experiments()]
     ranked.sort(key=lambda pair: pair[0])  # stable: within a rank the order below stands
     planned = [experiment for rank, experiment in ranked if rank in profile.ranks and topic in (None, experiment.topic)]
-    return [experiment for experiment in planned if not profile.methods or experiment.method in profile.methods]
+    wanted = [experiment for experiment in planned if not profile.methods or experiment.method in profile.methods]
+    return [experiment for experiment in wanted if experiment.label not in profile.without]
 
 
 def dense(profile: Profile, dataset: str) -> Experiment:
@@ -62,6 +63,7 @@ Ranked = tuple[str, Experiment]  # rank "A" carries the report, "B" deepens it, 
 class _Planner:
     def __init__(self, profile: Profile, dataset: str):
         self.profile, self.dataset, self.seed = profile, dataset, profile.seeds[0]
+        self.first = dataset == profile.datasets[0]  # ablations are made on that alone
         if profile.weights == "given":
             self.dense = self._experiment("dense", Trained(profile.dropout), timed=True)
             self.trained = Trained(profile.dropout)
@@ -85,8 +87,8 @@ class _Planner:
         for name in WRONG_NORMALIZATIONS:
             label = f"normalization={name}"
             yield "A", self._experiment("dense", self.trained, label=label, normalization=name)
-            finetuned = self._finetuned(self.seed, label=label, normalization=name, timed=False)
-            yield "B" if name == "half" else "C", finetuned
+            if name == "half" or self.first:
+                yield "B" if name == "half" else "C", self._finetuned(self.seed, label=label, normalization=name, timed=False)
         for seed in self.profile.seeds:
             rank = "A" if seed == self.seed else "B"
             yield rank, self._finetuned(seed)
@@ -163,6 +165,8 @@ class _Planner:
         for label, fewer in FEWER_MACS.items():
             share = 1 / fewer if fewer else self.profile.macs_share
             yield "B", self._channels("lasso", self.profile.macs_curve_epochs, label=label, macs_share=share)
+        if not self.first:
+            return
         yield "B", self._channels("lasso", label="unrounded", multiple=1)
         yield "C", self._channels("lasso", label="no_reconstruction", reconstruct=False)
         yield "C", self._channels("lasso", label="symmetric", asymmetric=False)

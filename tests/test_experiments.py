@@ -10,7 +10,7 @@ from helpers import experiments, plan, settings
 from helpers.experiments import Channels, Experiment, Magnitude, New, Saliency, Scan, Stages, Trained
 from helpers.training import Recipe
 
-PROFILES = [replace(profile, ranks="ABC") for profile in settings.PROFILES.values() if not profile.methods]
+PROFILES = [replace(profile, ranks="ABC", without=()) for profile in settings.PROFILES.values() if not profile.methods]
 BESIDES = {"label", "timed"}  # what any two experiments may differ in
 
 
