@@ -23,6 +23,11 @@ UNTRAINED = {  # column of a repair of magnitude masks → name, colour, mark an
     "recalibrated_top1_pct": ("batch norm averaged anew", "#b3401f", "v--"),
     "repaired_top1_pct": ("kept weights solved for", "#0b4f8a", "D-."),
 }
+BESIDE = {  # label of another repair → name, colour, mark and line
+    "blocks": ("together, in blocks of four", "#6d2361", "s--"),
+    "finetuned": ("together, and one epoch", "#1f5c3d", "*"),
+    "magnitude_finetuned": ("magnitude masks solved for, and one epoch", "#0b4f8a", "P"),
+}
 FORMATS = {  # column → name, colour, mark and line
     "size_dense_mib": ("dense", "#1d2125", "o", "-"),
     "size_coo_mib": ("COO", "#b3401f", "s", "--"),
@@ -82,7 +87,7 @@ def compression(frame: pd.DataFrame) -> Figure:
 
 
 def without_training(frame: pd.DataFrame) -> Figure:
-    """Top-1 by sparsity with nothing trained: magnitude masks alone, recalibrated, solved; and repair. Fine-tuned beside them."""
+    """Top-1 by sparsity with nothing trained: magnitude masks alone, recalibrated, solved; repair; and what was fine-tuned."""
     repairs = frame[frame.method == "repaired"]
     hollow: dict[str, Any] = {"markerfacecolor": "white"}
     figure, grid = panels(repairs.dataset, 3.9, "Sparsity (%)")
@@ -97,6 +102,10 @@ def without_training(frame: pd.DataFrame) -> Figure:
             axes.plot(of_masks.sparsity_pct, of_masks[column], mark, color=color, label=name, **hollow)
         whole = repairs[(repairs.dataset == dataset) & repairs.label.isin(["", "curve"])]
         axes.plot(whole.sparsity_pct, whole.top1_pct, **look.network("repaired").style, label="mask and weights together")
+        for label, (name, color, mark) in BESIDE.items():
+            other = repairs[(repairs.dataset == dataset) & (repairs.label == label)]
+            if len(other):
+                axes.plot(other.sparsity_pct, other.top1_pct, mark, color=color, label=name, zorder=4)
         tuned = _curve(frame, dataset, "curve_finetuned")
         axes.plot(tuned.sparsity_pct, tuned.top1_pct, **LAYERWISE.style | hollow, label="magnitude masks, fine-tuned", zorder=1)
         dense = main_result(frame, "dense", dataset)
