@@ -32,7 +32,7 @@ class New:
     seed: int
     dropout: float
     large_head: bool = False
-    identities: bool = False  # each convolution begins with the one that hands its inputs on added (see `models.VGG`)
+    identities: bool = False  # see `models.VGG.add_identities`
 
 
 @dataclass(frozen=True)

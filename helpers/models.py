@@ -23,6 +23,7 @@ VGG13 = (64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 VGG19 = (64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M")
 FILE_KIND = "vgg-1"
+RANDOM_SHARE = 0.25  # of the random weights beside identities (docs/trials.md)
 
 
 @dataclass(frozen=True)
@@ -123,13 +124,13 @@ class VGG(nn.Module):
 
     @torch.no_grad()
     def add_identities(self) -> None:
-        """Add to each convolution, in place, the one that hands its inputs on (Zagoruyko and Komodakis 2017, *DiracNets*).
+        """Make each convolution hand its inputs on, in place: its weights times `RANDOM_SHARE`, plus the identity.
 
-        So thirteen plain layers have a path around them; the random weights stay for a score to tell apart.
+        So thirteen plain layers have a path around them (Zagoruyko and Komodakis 2017, *DiracNets*), and no weight is zero.
         """
         for module in self.features:
             if isinstance(module, nn.Conv2d):
-                module.weight.add_(nn.init.dirac_(torch.empty_like(module.weight)))
+                module.weight.mul_(RANDOM_SHARE).add_(nn.init.dirac_(torch.empty_like(module.weight)))
 
     def architecture(self) -> dict:
         """What `VGG(**architecture)` needs to build the same network, as plain JSON."""

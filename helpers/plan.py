@@ -34,6 +34,7 @@ REPAIRED: tuple[tuple[str, str, tuple[float, ...], dict[str, Any]], ...] = (
     ("C", "magnitude_finetuned", (95.0,), {**OF_MAGNITUDE, "epochs": 1}),
 )
 REPAIR_IMAGES = 1000
+FAR = Recipe(8, peak_lr=0.15, label_smoothing=0.1, small_epochs=5)  # how far a few epochs bring the whole network
 STAGE_SCORES = {  # label of iterative GraSP → its score before training, and during it
     "": ("grasp", "grasp_preserving"),
     "preserving": ("grasp_absolute", "grasp_preserving"),
@@ -77,7 +78,7 @@ class _Planner:
 
     def _new(self, seed: int) -> New:
         start = self.profile.start_of(self.dataset)
-        return New(self.profile.width_divisor, seed, start.dropout, start.large_head, start.identities)
+        return New(self.profile.width_divisor, seed, start.dropout, start.large_head)
 
     def _tuning(self, epochs: int, seed: int) -> Recipe:
         return Recipe(epochs, self.profile.batch_size, self.profile.finetune_lr, seed=seed)
@@ -185,6 +186,8 @@ class _Planner:
             for rank, experiment in self._early(seed):
                 if not later or rank in "AB":  # checks are made once
                     yield later or rank, experiment
+        start = New(self.profile.width_divisor, self.seed, dropout=0.0, identities=True)
+        yield "C", self._experiment("dense_from_scratch", start, label="identities", recipe=FAR)
         if self.profile.name == "study":  # its results come from processors of both kinds
             float32 = {"label": "format=float32", "number_format": "float32", "recipe": self._from_nothing_recipe(self.seed)}
             yield "B", self._experiment("dense_from_scratch", self._new(self.seed), **float32)

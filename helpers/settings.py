@@ -15,14 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True)
 class Start:
-    """How a new network begins: its head (torch's default, or larger as He et al. 2015), its dropout, its convolutions.
+    """How a new network's head begins: its weights (torch's default, or larger as He et al. 2015) and its dropout.
 
     Decided by the dense control on validation images; docs/trials.md has the figures.
     """
 
     large_head: bool = False
     dropout: float = 0.0  # in few epochs nothing overfits
-    identities: bool = False  # see `models.VGG.add_identities`
 
 
 @dataclass(frozen=True)
@@ -133,7 +132,6 @@ PROFILES = {
         init_batch_size=256,
         small_epochs=5,
         label_smoothing=0.1,
-        start=Start(identities=True),
         starts=(),
         without=(),
         methods=("dense_from_scratch", "grasp_iterative", "grasp", "snip", "synflow", "magnitude_init", "random"),
