@@ -6,14 +6,17 @@ bytes, one MAC one multiply-add. Networks are measured in inference mode and in 
 
 import copy
 import io
+import math
 import os
 import statistics
 import sys
 import time
+import timeit
 import warnings
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark.utils.timer import timer as clock  # waits for a GPU before it looks
 
 from helpers import data, models
 from helpers.models import VGG
@@ -29,6 +32,7 @@ from helpers.models import VGG
 Name = TypeVar("Name", bound=Hashable)
 BATCH = 128
 MIB = 2**20
+SHORTEST_S = 1e-3  # of what is timed at once
 POWERCAP = Path("/sys/class/powercap")
 
 
@@ -109,19 +113,22 @@ def latency(
 ) -> dict[Name, Latency]:
     """Time a call of each on `batch`, or on its own of several, at least `min_seconds` each, as `in_turns` does.
 
-    Calls much shorter than a millisecond are timed several at a time, and the 90th percentile is then one of such groups.
+    Calls shorter than `SHORTEST_S` are timed several at a time, and the 90th percentile is then one of such groups.
     """
     batches = batch if isinstance(batch, Mapping) else dict.fromkeys(callables, batch)
+    timers = {name: timeit.Timer(partial(call, batches[name]), timer=clock) for name, call in callables.items()}
+    together: dict[Name, int] = {}
 
     def times(name: Name, seconds: float) -> list[float]:
-        named = {"call": callables[name], "batch": batches[name]}
-        timer = Timer("call(batch)", globals=named, num_threads=torch.get_num_threads())
-        return [1e3 * spent for spent in timer.blocked_autorange(min_run_time=seconds).times]
+        spent: list[float] = []
+        while not spent or sum(spent) < seconds:
+            spent.append(timers[name].timeit(together[name]))
+        return [1e3 * each / together[name] for each in spent]
 
     with _evaluating(*callables.values()):
-        for name, call in callables.items():
-            for _ in range(3):  # first calls pick kernels and reorder weights
-                call(batches[name])
+        for name, timer in timers.items():
+            timer.timeit(3)  # first calls pick kernels and reorder weights
+            together[name] = math.ceil(SHORTEST_S / max(timer.timeit(1), 1e-6))
         return in_turns(callables, times, min_seconds, rounds)
 
 
@@ -165,7 +172,7 @@ def memory(network: nn.Module, batch: Tensor) -> Memory:
     return Memory(peak / MIB, average / MIB, method)
 
 
-def _on_cpu(network: nn.Module, batch: Tensor, held: int, passes: int = 5) -> tuple[float, float, str]:
+def _on_cpu(network: nn.Module, batch: Tensor, held: int, passes: int = 3) -> tuple[float, float, str]:
     os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # else the profiler prints two lines a run
     readings = []
     for _ in range(passes):
