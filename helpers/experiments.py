@@ -69,11 +69,11 @@ class Repair:
     """Weights of the trained network go and those that stay are solved for, from training images without their labels."""
 
     choice: str  # which weights stay: the largest "magnitude", those of "wanda", or found "together" with their values
-    allocation: str  # of each layer, as in Magnitude, or by "energy" (`pruning.energy`) or error "curves" (`pruning.errors`)
+    allocation: str  # of each layer: "layerwise", as in Magnitude, or by error "curves" (`pruning.errors`)
     sparsity: float
     images: int
     positions: int
-    alpha: float = 0.0  # of "energy" and "curves": 0 counts weights, 1 MACs
+    alpha: float = 0.0  # of "curves": 0 counts weights, 1 MACs
     scan: Scan | None = None
     ridge: float = repair.RIDGE
     rho: float = repair.RHO

@@ -14,7 +14,7 @@ from helpers import files, machine, models, plan, pretrained, settings, training
 from helpers.experiments import Channels, Experiment, Magnitude, New, Repair, Saliency, Stages, Trained
 from helpers.maker import Maker
 from helpers.models import VGG
-from helpers.pruning import allocation, channels, comparison, energy, errors, masks, regression, repair, schedule, scores
+from helpers.pruning import allocation, channels, comparison, errors, masks, regression, repair, schedule, scores, wanda
 from helpers.pruning.masks import MaskHook, Masks
 
 
@@ -111,8 +111,8 @@ def _repaired(maker: Maker, how: Repair) -> Made:
             network, kept, images, samples=samples, ridge=how.ridge, rho=how.rho, rounds=how.rounds, block=how.block
         )
     else:
-        seen = energy.moments(network, samples.choose(images)) if how.choice == "wanda" else {}
-        chosen = energy.wanda(network, kept, seen) if seen else masks.magnitude(network, kept)
+        seen = wanda.squares(network, samples.choose(images)) if how.choice == "wanda" else {}
+        chosen = wanda.prune(network, kept, seen) if seen else masks.magnitude(network, kept)
         repaired = repair.least_squares(network, chosen, images, samples=samples, ridge=how.ridge)
     maker.details["scoring_seconds"] = time.perf_counter() - begun
     if how.choice != "together":  # what the masks do alone, and with batch norms averaged anew
@@ -129,16 +129,10 @@ def _repaired(maker: Maker, how: Repair) -> Made:
 
 def _counts(maker: Maker, how: Repair, network: VGG) -> dict[str, int]:
     """Weight name → weights that stay, by a repair's allocation."""
-    images = maker.splits.train.images
-    samples = regression.Samples(min(how.images, errors.SAMPLES.images), how.positions, seed=maker.experiment.seed)
     if how.scan is not None:
         return dict(allocation.allocate(network, maker.scan(network, how.scan), how.sparsity).kept)
-    if how.allocation == "curves":
-        return errors.allocate(network, maker.weight_errors(network, samples), how.sparsity, alpha=how.alpha)
-    if how.allocation == "energy":
-        return energy.allocate(network, energy.moments(network, samples.choose(images)), how.sparsity, alpha=how.alpha)
-    whole = {"global": masks.global_magnitude, "uniform": masks.uniform}[how.allocation](network, how.sparsity)
-    return {name: int(mask.sum()) for name, mask in whole.items()}
+    samples = regression.Samples(min(how.images, errors.SAMPLES.images), how.positions, seed=maker.experiment.seed)
+    return errors.allocate(network, maker.weight_errors(network, samples), how.sparsity, alpha=how.alpha)
 
 
 def _start(maker: Maker) -> New:

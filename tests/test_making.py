@@ -13,14 +13,14 @@ import torch
 
 from helpers import data, files, machine, maker, making, models, plan, pretrained, results, settings, training
 from helpers.experiments import Experiment, New, Trained
-from helpers.pruning import allocation, channels, comparison, energy, errors, masks, repair, scores, sensitivity, widths
+from helpers.pruning import allocation, channels, comparison, errors, masks, repair, scores, sensitivity, wanda, widths
 from helpers.pruning.masks import Masks
 
 PROFILE = tiny.PROFILE
 DENSE = plan.dense(PROFILE, "digits")
 SPIED = (  # what carries out decisions
     *((scores, "prune"), (channels, "prune"), (widths, "for_budget"), (sensitivity, "scan"), (allocation, "allocate")),
-    *((errors, "allocate"), (energy, "allocate"), (repair, "together"), (repair, "least_squares")),
+    *((errors, "allocate"), (wanda, "prune"), (repair, "together"), (repair, "least_squares")),
     *((training, "recalibrate"), (data, "load"), (data, "class_balanced"), (channels, "error_curves")),
 )
 
@@ -125,7 +125,6 @@ ARRIVALS = [  # experiment, its field, another value, function, argument, what a
     ("layerwise", "prune.sparsity", 0.7, "allocation.allocate", "sparsity", 0.7),
     ("repair", "prune.sparsity", 0.7, "errors.allocate", "sparsity", 0.7),
     ("repair", "prune.alpha", 1.0, "errors.allocate", "alpha", 1.0),
-    ("repair", "prune.allocation", "energy", "energy.allocate", "alpha", 0.0),
     ("repair", "prune.images", 20, "repair.together", "samples", lambda samples: samples.images == 20),
     ("repair", "prune.positions", 3, "repair.together", "samples", lambda samples: samples.positions == 3),
     ("repair", "prune.ridge", 0.2, "repair.together", "ridge", 0.2),
