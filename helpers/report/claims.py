@@ -94,20 +94,37 @@ def usable(frame: pd.DataFrame) -> pd.Series:
     return frame["label"].isin(USABLE) | (frame["method"].eq("repaired") & frame["label"].isin(USABLE_REPAIRED))
 
 
-def judge(frame: pd.DataFrame) -> pd.DataFrame:
+def with_early(frame: pd.DataFrame, early: pd.DataFrame) -> pd.DataFrame:
+    """The frame, its trainings from nothing replaced by those of `early` on data sets where it has several starts of each."""
+    networks = early.groupby(["dataset", "method", "label"]).seed.nunique()
+    whole = []
+    for dataset, starts in networks.groupby("dataset"):
+        needed = [starts.get((dataset, *network), 0) for network in (NEW, ABSOLUTE, *UNTRAINED)]
+        whole += [dataset] if min(needed) > 1 else []
+    replaced = frame["dataset"].isin(whole) & frame["method"].isin(early["method"])
+    return pd.concat([frame[~replaced], early[early["dataset"].isin(whole)]], ignore_index=True)
+
+
+def judge(frame: pd.DataFrame, early: pd.DataFrame | None = None) -> pd.DataFrame:
     """Every statement judged on every data set of the frame that it is about, one line each (also where there is none).
 
+    `early`: results that compare methods before training with each other, at another width than the frame's; where it has them
+    (see `with_early`) they decide about accuracies, and the frame's about sizes and times.
     `ours`, `theirs`, `threshold` and `evidence` are text for a table; `value`, `low` and `high` numbers in `unit` (95 % limits,
     wider where several pairs are searched; of test images alone where one seed is all there is).
     """
     evidence, lines = {dataset: Evidence(frame, dataset) for dataset in dict.fromkeys(frame["dataset"])}, []
+    merged = frame if early is None else with_early(frame, early)
+    of_accuracy = {dataset: Evidence(merged, dataset) for dataset in evidence}
     for statement in STATEMENTS:
         about = statement["datasets"].split() or list(evidence)
         for dataset in [name for name in evidence if name in about] or list(evidence)[:1]:
             try:
                 if dataset not in about:
                     raise Missing(f"the statement is about {' and '.join(map(look.dataset, about))}")
-                found = RULES[statement["id"]].judge(evidence[dataset])
+                rule = RULES[statement["id"]]
+                chosen = of_accuracy if isinstance(rule, Difference | Provided | MoreGradient) else evidence
+                found = rule.judge(chosen[dataset])
             except Missing as gap:
                 found = Judgement(NOT_MEASURED, str(gap), math.nan, "", "")
             text = {"ours": _shown(found.value, found.unit), "theirs": _shown(found.theirs, found.unit)}
