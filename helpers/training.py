@@ -7,7 +7,7 @@ interrupted training continues bit for bit.
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,11 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from helpers import data, machine, progress
-from helpers.accelerate import accelerate
+from helpers.accelerate import accelerate, graphs
 from helpers.checkpoint import EpochLog, Hook, State
 from helpers.models import Normalization
-
-CAPTURED = ("cuda",)  # devices where a step waits for the launch of its kernels
 
 
 @dataclass(frozen=True)
@@ -104,7 +102,7 @@ def fit(
     network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     state = State(network, _optimizer(network, recipe), hook, asdict(recipe), made_with, {} if made_by is None else made_by)
     logs = state.resume(checkpoint) if checkpoint is not None and checkpoint.is_file() else []
-    written, forward = time.perf_counter(), _Forward(network, dtype)
+    written, forward = time.perf_counter(), graphs.Forward(network, dtype)
     for epoch in range(len(logs), recipe.epochs):
         start = time.perf_counter()
         if hook is not None:
@@ -214,52 +212,6 @@ def _pools_round_up(network: nn.Module, needed: bool) -> Iterator[None]:
             pool.ceil_mode = mode
 
 
-class _InFormat(nn.Module):
-    """A network in one number format, as a module of its own, so that the network's `forward` stays what it is."""
-
-    def __init__(self, network: nn.Module, dtype: torch.dtype):
-        super().__init__()
-        self.network, self.dtype = network, dtype
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        # without autocast's cache: a captured graph replays the casts of the weights, which change from step to step
-        with torch.autocast(inputs.device.type, self.dtype, enabled=self.dtype != torch.float32, cache_enabled=False):
-            return self.network(inputs)
-
-
-class _Forward:
-    """How a training computes its logits: on a GPU forward and backward are captured as one CUDA graph a shape of its batches.
-
-    What is captured are the kernels: weights, masks and statistics are read where they lie. Where capturing fails, one line
-    says so and the kernels are launched one by one.
-    """
-
-    def __init__(self, network: nn.Module, dtype: torch.dtype):
-        self.network, self.dtype = network, dtype
-        self.of_shape: dict[torch.Size, Callable] = {}
-
-    def __call__(self, inputs: Tensor) -> Tensor:
-        if inputs.shape not in self.of_shape:
-            self.of_shape[inputs.shape] = self._captured(inputs) if inputs.device.type in CAPTURED else self._plain()
-        return self.of_shape[inputs.shape](inputs)
-
-    def _plain(self) -> _InFormat:
-        return _InFormat(self.network, self.dtype)
-
-    def _captured(self, inputs: Tensor) -> Callable:
-        before = [buffer.clone() for buffer in self.network.buffers()]  # the trial runs move batch norm's statistics
-        try:
-            with torch.random.fork_rng():
-                return torch.cuda.make_graphed_callables(self._plain(), (torch.zeros_like(inputs),))
-        except (RuntimeError, AssertionError) as error:
-            progress.say(f"no CUDA graph of a training step ({str(error).splitlines()[0]}): its kernels are launched one by one")
-            return self._plain()
-        finally:
-            with torch.no_grad():
-                for buffer, value in zip(self.network.buffers(), before, strict=True):
-                    buffer.copy_(value)
-
-
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
     weights = [p for p in network.parameters() if p.ndim > 1]
     others = [p for p in network.parameters() if p.ndim <= 1]  # biases and batch norms are not decayed
@@ -268,7 +220,7 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def _epoch(
-    state: State, forward: _Forward, recipe: Recipe, train: data.Split, epoch: int, normalization: Normalization, title: str
+    state: State, forward: graphs.Forward, recipe: Recipe, train: data.Split, epoch: int, normalization: Normalization, title: str
 ) -> tuple[float, float, float]:
     """Train one epoch; (last learning rate, mean loss, top-1 in percent) of its batches.
 

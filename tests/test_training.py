@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from helpers import checkpoint, data, files, machine, models, training
+from helpers.accelerate import graphs
 from helpers.pruning import masks
 from helpers.training import Recipe
 
@@ -222,7 +223,7 @@ def test_a_step_waits_for_no_copy_from_the_device():
     def copies(images: int) -> int:
         with Counted() as counted:
             begun = state()
-            forward = training._Forward(begun.network, torch.float32)
+            forward = graphs.Forward(begun.network, torch.float32)
             training._epoch(begun, forward, RECIPE, few(images), 0, tiny.network().normalization, "")
         return counted.copies
 
@@ -257,7 +258,7 @@ def test_a_step_captured_once_a_shape_trains_the_same_network(monkeypatch):
     made = {}
     for name, devices in (("plain", ()), ("captured", ("cpu",))):
         shapes: list[torch.Size] = []
-        monkeypatch.setattr(training, "CAPTURED", devices)
+        monkeypatch.setattr(graphs, "CAPTURED", devices)
         monkeypatch.setattr(
             torch.cuda, "make_graphed_callables", lambda m, s, seen=shapes: seen.append(s[0].shape) or captured(m, s)
         )
@@ -268,11 +269,18 @@ def test_a_step_captured_once_a_shape_trains_the_same_network(monkeypatch):
         assert torch.equal(tensor, made["captured"].state_dict()[name]), name
 
 
+def test_graphs_are_switched_off_with_all_that_accelerates(monkeypatch):
+    monkeypatch.setattr(graphs, "CAPTURED", ("cpu",))
+    monkeypatch.setenv("ACCELERATE", "0")
+    monkeypatch.setattr(torch.cuda, "make_graphed_callables", lambda *_: pytest.fail("captured"))
+    training.fit(network(), few(16), replace(RECIPE, epochs=1))
+
+
 def test_where_no_graph_can_be_captured_one_line_says_so(monkeypatch, capsys):
     def refuse(*_):
         raise RuntimeError("operation not permitted when stream is capturing\ndetails")
 
-    monkeypatch.setattr(training, "CAPTURED", ("cpu",))
+    monkeypatch.setattr(graphs, "CAPTURED", ("cpu",))
     monkeypatch.setattr(torch.cuda, "make_graphed_callables", refuse)
     training.fit(network(), few(), RECIPE)
     told = [line for line in capsys.readouterr().err.splitlines() if "CUDA graph" in line]

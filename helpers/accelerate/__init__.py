@@ -1,17 +1,19 @@
-"""Faster training on a CPU, with the same results to rounding: 3×3 convolutions rewritten, freed memory kept.
+"""Faster training, with the same results to rounding: on a CPU 3×3 convolutions rewritten and freed memory kept, on a GPU graphs.
 
-One door, `accelerate`, and one switch, ACCELERATE=0. Nothing else in the package knows what is in here: without this folder
-and `training`'s use of it everything works, only slower.
+One door for each, `accelerate` and `graphs.Forward`, and one switch, ACCELERATE=0. Nothing else in the package knows what is in
+here: without this folder and `training`'s use of it everything works, only slower.
 """
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
-from helpers.accelerate import convolutions, heap
+from helpers.accelerate import convolutions, graphs, heap
+from helpers.accelerate.switch import switched_on
+
+__all__ = ["accelerate", "graphs"]
 
 
 @contextmanager
@@ -24,10 +26,7 @@ def accelerate(network: nn.Module, dtype: torch.dtype) -> Iterator[None]:
 
     Not differentiable twice, and not to be nested. ValueError when $ACCELERATE is neither 0 nor 1.
     """
-    switch = os.environ.get("ACCELERATE") or "1"
-    if switch not in ("0", "1"):
-        raise ValueError(f"ACCELERATE={switch} is no switch: 0 trains with torch's own convolutions, 1 with faster ones")
-    if switch == "0" or any(parameter.device.type != "cpu" for parameter in network.parameters()):
+    if not switched_on() or any(parameter.device.type != "cpu" for parameter in network.parameters()):
         yield
         return
     with heap.kept(), convolutions.replaced(network, dtype):
