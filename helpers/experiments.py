@@ -80,6 +80,11 @@ class Repair:
     rounds: int = repair.ROUNDS
     block: int = 1  # neighbouring input channels that stay or go as one, where chosen "together"
 
+    def __post_init__(self):
+        settings.choose("allocation of a repair", self.allocation, ("layerwise", "curves"))
+        if (self.allocation == "layerwise") != (self.scan is not None):
+            raise ValueError("a repair takes a scan where its allocation is layerwise, and nowhere else")
+
 
 @dataclass(frozen=True)
 class Saliency:

@@ -135,15 +135,15 @@ class Maker:
             return sensitivity.scan(network, images, sparsities=how.sparsities, undecided=how.undecided, path=path, dtype=dtype)
 
     @contextmanager
-    def _measured_once(self, name: str, network: VGG, samples: regression.Samples) -> Iterator[tuple[Path, list]]:
+    def _measured_once(self, path: Path, network: VGG, samples: regression.Samples) -> Iterator[tuple[Path, list]]:
         """The file of what is measured once a data set and kept with the results, locked, and what it has to be made with."""
-        path = settings.scan_path(self.experiment.profile, f"{self.experiment.dataset}-{name}")
         with files.lock(settings.lock_path(self.experiment.profile, "scans", path.stem)):
             yield path, [asdict(samples), files.digest_of(network.state_dict())]
 
     def weight_errors(self, network: VGG, samples: regression.Samples) -> dict[str, errors.Curve]:
         """What pruning each layer alone costs its output once it is solved again."""
-        with self._measured_once(f"errors-{samples.images}.json", network, samples) as (path, made_with):
+        file = settings.errors_path(self.experiment.profile, self.experiment.dataset, samples.images)
+        with self._measured_once(file, network, samples) as (path, made_with):
             stored = files.intact(path, files.load_json) or {}
             if stored.get("made_with") != made_with:
                 curves = errors.curves(network, self.splits.train.images, samples=samples)
@@ -160,7 +160,8 @@ class Maker:
     def _channel_errors(self, network: VGG, how: experiments.Channels) -> dict[str, torch.Tensor]:
         """Reconstruction error by channels kept, a layer at a time, from training images."""
         samples = regression.Samples(how.images, how.positions, seed=settings.PROFILES[self.experiment.profile].seeds[0])
-        with self._measured_once("channels.safetensors", network, samples) as (path, made_with):
+        file = settings.scan_path(self.experiment.profile, f"{self.experiment.dataset}-channels.safetensors")
+        with self._measured_once(file, network, samples) as (path, made_with):
             described = {"made_with": json.dumps(made_with)}
             curves, stored = files.intact(path, files.load_tensors) or ({}, {})
             if stored != described:

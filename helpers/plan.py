@@ -182,7 +182,8 @@ class _Planner:
 
     def _from_nothing(self) -> Iterator[Ranked]:
         """Methods that prune before or while they train, and their dense control: same start, budget and order of images."""
-        for seed, later in zip(self.profile.init_seeds, ("", "B", "C"), strict=False):
+        for number, seed in enumerate(self.profile.init_seeds):
+            later = ("", "B", "C")[min(number, 2)]
             for rank, experiment in self._early(seed):
                 if not later or rank in "AB":  # checks are made once
                     yield later or rank, experiment

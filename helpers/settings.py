@@ -56,10 +56,10 @@ class Profile:
     macs_share: float = 41.782 / 314.003466  # the original report's MACs over the dense network's, same counter
     start: Start = Start()
     starts: tuple[tuple[str, Start], ...] = ()  # data sets that begin otherwise
-    init_seeds: tuple[int, ...] = (0,)  # of the same trainings
-    init_lr: float | None = None  # their peak; None: `scratch_lr`
-    small_epochs: int = 0  # of them on small images, at their beginning
-    label_smoothing: float = 0.0  # in them
+    init_seeds: tuple[int, ...] = (0,)  # of the trainings that `init_epochs` is about, as the next three
+    init_lr: float | None = None  # peak; None: `scratch_lr`
+    small_epochs: int = 0  # at the beginning, on small images
+    label_smoothing: float = 0.0
     methods: tuple[str, ...] = ()  # of its plan; none named: all
     without: tuple[str, ...] = ()  # labels that its plan leaves out
     ranks: str = "ABC"  # of the experiments in its plan (see `experiments.Ranked`)
@@ -229,6 +229,11 @@ def contenders_path(profile_name: str) -> Path:
 def scan_path(profile_name: str, name: str) -> Path:
     """What several results are decided from (validation scans, reconstruction errors): kept with the results."""
     return results_dir(profile_name) / "scans" / name
+
+
+def errors_path(profile_name: str, dataset: str, images: int) -> Path:
+    """The error curves of a data set's layers (`pruning.errors`), from so many images."""
+    return scan_path(profile_name, f"{dataset}-errors-{images}.json")
 
 
 def kept_path(profile_name: str, dataset: str, name: str) -> Path:

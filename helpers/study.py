@@ -3,7 +3,7 @@
     python -m helpers.study [--profile study] [--topic grasp] [--dataset cifar10] [--list | --time] [--processes 2]
     python -m helpers.study --scheduler tcp://host:8786 | --workers 4      the same on a Dask cluster (see docs/scaling.md)
 
-Notebooks call `frame` and `dense_network`.
+Notebooks call `frame`, `narrow` and `dense_network`.
 """
 
 import argparse
@@ -62,6 +62,12 @@ def frame(topic: str | None = None, profile: Profile | None = None) -> pd.DataFr
         dense = [] if topic is None else plan.experiments(profile, "baseline")  # what every topic compares with
         make_missing(profile, list(dict.fromkeys([*dense, *wanted])))
     return timing.of_one_run(results.frame(profile))
+
+
+def narrow() -> pd.DataFrame:
+    """The results that compare methods before training at a quarter of the width; none beside another profile than the study."""
+    found = results.frame(settings.PROFILES["quarter"])
+    return found if settings.profile().name == "study" else found.head(0)
 
 
 def dense_network(dataset: str) -> VGG:

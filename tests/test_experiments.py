@@ -7,7 +7,7 @@ from dataclasses import fields, is_dataclass, replace
 import pytest
 
 from helpers import experiments, plan, settings
-from helpers.experiments import Channels, Experiment, Magnitude, New, Saliency, Scan, Stages, Trained
+from helpers.experiments import Channels, Experiment, Magnitude, New, Repair, Saliency, Scan, Stages, Trained
 from helpers.training import Recipe
 
 PROFILES = [replace(profile, ranks="ABC", without=()) for profile in settings.PROFILES.values() if not profile.methods]
@@ -76,6 +76,15 @@ def test_a_name_says_method_sparsity_label_and_seed():
     assert pruned.name == "snip-s80.33-shuffled-seed2" and pruned.sparsity_pct == 80.33
     assert Experiment("demo", "digits", "dense", start).name == "dense"
     assert Experiment("demo", "digits", "lasso_channels", start, label="macs=4x").name == "lasso_channels-macs-4x"
+
+
+def test_a_repair_says_what_its_counts_come_from():
+    how = {"choice": "magnitude", "sparsity": 0.8, "images": 10, "positions": 1}
+    with pytest.raises(ValueError, match="did you mean 'curves'"):
+        Repair(allocation="curve", **how)
+    for allocation, scan in (("layerwise", None), ("curves", Scan(10))):
+        with pytest.raises(ValueError, match="takes a scan"):
+            Repair(allocation=allocation, scan=scan, **how)
 
 
 def test_unknown_names_get_the_nearest_known_one():

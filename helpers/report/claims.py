@@ -101,6 +101,8 @@ def with_early(frame: pd.DataFrame, early: pd.DataFrame) -> pd.DataFrame:
     for dataset, starts in networks.groupby("dataset"):
         needed = [starts.get((dataset, *network), 0) for network in (NEW, ABSOLUTE, *UNTRAINED)]
         whole += [dataset] if min(needed) > 1 else []
+    if not whole:
+        return frame
     replaced = frame["dataset"].isin(whole) & frame["method"].isin(early["method"])
     return pd.concat([frame[~replaced], early[early["dataset"].isin(whole)]], ignore_index=True)
 
