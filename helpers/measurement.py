@@ -220,8 +220,7 @@ def _on_cuda(network: nn.Module, batch: Tensor, held: int) -> tuple[float, float
     finally:
         for handle in handles:
             handle.remove()
-    times, live = np.array(readings).T
-    # what is alive after a layer was alive while it ran
+    times, live = np.array(readings).T  # what is alive after a layer was alive while it ran
     average = float((live[1:] * np.diff(times)).sum() / np.diff(times).sum()) - others
     method = "CUDA allocator: its peak, and its live bytes read after every layer, weights and input included, no other tensors"
     return peak, average, method
@@ -242,8 +241,7 @@ def energy(
 
     def run() -> None:
         network(batch)
-        if batch.is_cuda:
-            torch.cuda.synchronize(batch.device)
+        clock()  # waits for a GPU
 
     try:
         read, method = _nvml(batch.device) if batch.is_cuda else _rapl(powercap)
@@ -280,7 +278,7 @@ def _nvml(device: torch.device) -> tuple[Callable[[], float], str]:
 def _rapl(root: Path) -> tuple[Callable[[], float], str]:
     """A reader of the processor packages' energy in joules, counted on from the first reading."""
     zones = []
-    for zone in sorted(root.glob("intel-rapl:*")) if root.is_dir() else []:
+    for zone in sorted(root.glob("intel-rapl:*")):
         try:
             if (zone / "name").read_text().startswith("package"):  # the others lie within a package or around it
                 (zone / "energy_uj").read_text()

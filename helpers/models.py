@@ -41,16 +41,14 @@ class Normalization:
             raise ValueError(f"the standard deviation of a normalisation is three values above 0, at most 1, not {self.std}")
 
 
-NORMALIZATIONS = {
-    n.name: n
-    for n in (
-        Normalization("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
-        Normalization("half", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
-        Normalization("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-        Normalization("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
-        Normalization("cifar100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
-    )
-}
+_KNOWN = (
+    Normalization("none", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    Normalization("half", (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    Normalization("imagenet", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    Normalization("cifar10", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    Normalization("cifar100", (0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+)
+NORMALIZATIONS = {known.name: known for known in _KNOWN}
 
 
 class VGG(nn.Module):
@@ -81,6 +79,7 @@ class VGG(nn.Module):
         self.num_classes, self.widths, self.hidden = num_classes, tuple(widths), tuple(hidden)
         self.image_size, self.dropout, self.normalization = image_size, dropout, normalization
         layers: list[nn.Module] = []
+        head: list[nn.Module] = []
         channels, side = 3, image_size
         for width in widths:
             if width == "M":
@@ -93,7 +92,6 @@ class VGG(nn.Module):
         if side < 1:
             raise ValueError(f"{self.widths.count('M')} max-pools leave nothing of a {image_size}×{image_size} image")
         self.features = nn.Sequential(*layers)
-        head: list[nn.Module] = []
         inputs = channels * side * side
         for width in hidden:
             head += [nn.Linear(inputs, width), nn.ReLU(inplace=True), nn.Dropout(dropout)]
@@ -142,8 +140,7 @@ def _initialize(module: nn.Module) -> None:
     """Convolutions as He et al. (2015), by fan-out; the head stays as torch draws it."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
+        nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
 
 def build(architecture: dict) -> VGG:
@@ -179,9 +176,7 @@ def require_plain(network: nn.Module) -> None:
     with torch.random.fork_rng(devices=[]):
         ours, built = _parts(network), _parts(build(network.architecture()))
     if changed := [name for name in [*built, *ours] if ours.get(name) != built.get(name)]:
-        raise ValueError(
-            f"this network cannot be stored: {changed[0]} was changed after it was built; store it before, or undo it"
-        )
+        raise ValueError(f"this network cannot be stored: {changed[0]} was changed after it was built; store it before, or undo")
 
 
 def _parts(network: nn.Module) -> dict[str, tuple]:
@@ -242,10 +237,10 @@ def layer_table(network: VGG) -> list[Layer]:
         table.append(Layer(names[module], kind, tuple(module.weight.shape), parameters, work, tuple(output.shape[1:])))
 
     handles = [module.register_forward_hook(record) for module in names]
-    training, parameter = network.training, next(network.parameters())
+    training, image = network.training, next(network.parameters()).new_zeros(1, 3, network.image_size, network.image_size)
     try:
         with torch.no_grad():
-            network.eval()(parameter.new_zeros(1, 3, network.image_size, network.image_size))
+            network.eval()(image)
     finally:
         network.train(training)
         for handle in handles:
@@ -303,9 +298,3 @@ def metadata(path: str | Path) -> dict[str, str]:
 def is_of(path: str | Path, experiment: str) -> bool:
     """Whether the network of an experiment lies at `path`: one saved with `experiment`, its hash."""
     return metadata(path).get("experiment") == experiment
-
-
-if __name__ == "__main__":
-    from helpers import pretrained  # its command: other people's checkpoints as files of this project
-
-    pretrained.main()

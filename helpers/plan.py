@@ -15,6 +15,7 @@ WRONG_NORMALIZATIONS = ("none", "half", "imagenet")
 CURVE_PCT = (50.0, 75.0, 80.0, 87.5, 93.75, 96.875)  # 2×, 4×, 5×, 8×, 16×, 32× fewer weights
 FINETUNED_CURVE_PCT = (50.0, 75.0, 87.5, 93.75)
 FEWER_MACS = {"macs=2x": 2.0, "macs=4x": 4.0, "macs=7.5x": None, "macs=12x": 12.0}  # None: the main result's budget of MACs
+OFTEN = ("dense_from_scratch", "snip")  # methods with more than two starts, for the noise between them
 MAIN_PCT = 0.0  # stands for the profile's own sparsity
 BY_SCAN = {"allocation": "layerwise"}
 OF_MAGNITUDE = {"choice": "magnitude", **BY_SCAN}
@@ -31,6 +32,7 @@ REPAIRED: tuple[tuple[str, str, tuple[float, ...], dict[str, Any]], ...] = (
     ("C", "blocks_macs", (MAIN_PCT,), {"block": quantised.BLOCK, "alpha": 0.75}),
     *(("C", f"images={images}", (90.0,), {"images": images}) for images in (10, 100, 5000)),
     ("C", "finetuned", (95.0,), {"epochs": 1}),
+    ("C", "blocks_finetuned", (95.0,), {"block": quantised.BLOCK, "epochs": 1}),
     ("C", "magnitude_finetuned", (95.0,), {**OF_MAGNITUDE, "epochs": 1}),
 )
 REPAIR_IMAGES = 1000
@@ -183,10 +185,11 @@ class _Planner:
     def _from_nothing(self) -> Iterator[Ranked]:
         """Methods that prune before or while they train, and their dense control: same start, budget and order of images."""
         for number, seed in enumerate(self.profile.init_seeds):
-            later = ("", "B", "C")[min(number, 2)]
             for rank, experiment in self._early(seed):
-                if not later or rank in "AB":  # checks are made once
-                    yield later or rank, experiment
+                if number == 0 and (rank != "C" or self.first):  # checks are made once
+                    yield rank, experiment
+                elif number == 1 and rank != "C" or experiment.method in OFTEN and not experiment.label:
+                    yield "B" if number == 1 else "C", experiment
         start = New(self.profile.width_divisor, self.seed, dropout=0.0, identities=True)
         yield "C", self._experiment("dense_from_scratch", start, label="identities", recipe=FAR)
         if self.profile.name == "study":  # its results come from processors of both kinds

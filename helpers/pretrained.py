@@ -1,7 +1,7 @@
 """Trained networks: a local file, someone else's checkpoint, or the public release. Nothing in a file is executed.
 
-python -m helpers.models FILE --mean 0.49 0.48 0.45 --std 0.25 0.24 0.26 --out weights/vgg16_bn_cifar10.safetensors
-python -m helpers.models hub:cifar10 --out …        the public release, whose normalisation is known
+python -m helpers.pretrained FILE --mean 0.49 0.48 0.45 --std 0.25 0.24 0.26 --out weights/vgg16_bn_cifar10.safetensors
+python -m helpers.pretrained hub:cifar10 --out …        the public release, whose normalisation is known
 """
 
 import argparse
@@ -89,7 +89,7 @@ def _finite(weights: str, network: models.VGG) -> models.VGG:
 
 
 def _local(path: Path) -> models.VGG:
-    command = "convert a checkpoint by python -m helpers.models FILE --mean … --std … --out …"
+    command = "convert a checkpoint by python -m helpers.pretrained FILE --mean … --std … --out …"
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: put trained weights there, point WEIGHTS_DIR at them, or {command}")
     if models.metadata(path).get("kind") == models.FILE_KIND:
@@ -233,7 +233,7 @@ def _compare_names(file: str, ours: Mapping[str, str]) -> None:
 
 def main(arguments: Iterable[str] | None = None) -> None:
     """Convert a checkpoint, or fetch the public release, into a weights file."""
-    parser = argparse.ArgumentParser(prog="python -m helpers.models", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="python -m helpers.pretrained", description=main.__doc__)
     parser.add_argument("file", help="a checkpoint, or hub:cifar10, hub:cifar100")
     for name in ("--mean", "--std"):
         parser.add_argument(name, nargs=3, type=float, default=(), help="of its images, scaled to 0…1")
@@ -248,3 +248,7 @@ def main(arguments: Iterable[str] | None = None) -> None:
     except (ValueError, OSError) as error:
         sys.exit(f"{type(error).__name__}: {error}")
     progress.say(f"{out}: {network.num_classes} classes, widths {' '.join(map(str, network.widths))}")
+
+
+if __name__ == "__main__":
+    main()

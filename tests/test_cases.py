@@ -180,17 +180,17 @@ def test_a_wrong_normalization_is_refused_whatever_the_file(tmp_path, std):
 
 def test_a_file_in_the_weights_folder_that_names_no_normalization_is_told_the_command(own_folders):
     path = settings.weights_path("cifar10")
-    with pytest.raises(FileNotFoundError, match="helpers.models FILE --mean"):
+    with pytest.raises(FileNotFoundError, match="helpers.pretrained FILE --mean"):
         pretrained.load("cifar10")
     path.parent.mkdir()
     saved(own_folders, trained().state_dict()).rename(path)
-    with pytest.raises(ValueError, match="normalisation.*helpers.models FILE --mean"):
+    with pytest.raises(ValueError, match="normalisation.*helpers.pretrained FILE --mean"):
         pretrained.load("cifar10")
 
 
 def test_the_command_converts_or_says_in_one_line_why_not(tmp_path):
     theirs, out = saved(tmp_path, prefixed("module.")(trained())), tmp_path / "out.safetensors"
-    command = [sys.executable, "-m", "helpers.models", str(theirs), "--out", str(out)]
+    command = [sys.executable, "-m", "helpers.pretrained", str(theirs), "--out", str(out)]
     given = ["--mean", *map(str, MEAN), "--std", *map(str, STD)]
     done = subprocess.run([*command, *given], cwd=settings.ROOT, capture_output=True, text=True, check=True)
     assert "module.features.0 is features.0 here" in done.stderr and models.load(out).normalization.mean == MEAN
