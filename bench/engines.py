@@ -22,7 +22,7 @@ import torch
 from bench.int8_inference import in_blocks
 from bench.sparse_inference import pruned, scanned, trained
 from bench.structured_inference import fewer_channels
-from helpers import data, engines, machine, models, storage
+from helpers import cifar, data, engines, machine, models, storage
 from helpers.contenders import CALIBRATION_IMAGES, DENSE, FLOAT, WHOLE, top1_pct
 from helpers.engines import Engine
 from helpers.measurement import Latency
@@ -55,7 +55,7 @@ def contenders(quick: bool) -> dict[tuple[str, str], models.VGG]:
 
 def images() -> tuple[data.Splits | None, data.Split]:
     """CIFAR-10 where it is at hand, and images to calibrate with: its training images, else random ones."""
-    if data.at_hand("cifar10"):
+    if cifar.find("cifar10"):
         splits = data.load("cifar10", torch.device("cpu"))
         return splits, splits.train
     drawn = torch.randint(0, 256, (CALIBRATION_IMAGES, 3, 32, 32), generator=torch.Generator().manual_seed(0))
