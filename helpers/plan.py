@@ -6,7 +6,7 @@ from typing import Any
 
 from helpers import settings
 from helpers.experiments import TOPICS, Channels, Experiment, Magnitude, New, Repair, Saliency, Scan, Stages, Trained
-from helpers.pruning import scores
+from helpers.pruning import repair, scores
 from helpers.settings import Profile
 from helpers.sparse import quantised
 from helpers.training import Recipe
@@ -35,7 +35,6 @@ REPAIRED: tuple[tuple[str, str, tuple[float, ...], dict[str, Any]], ...] = (
     ("C", "blocks_finetuned", (95.0,), {"block": quantised.BLOCK, "epochs": 1}),
     ("C", "magnitude_finetuned", (95.0,), {**OF_MAGNITUDE, "epochs": 1}),
 )
-REPAIR_IMAGES = 1000
 FAR = Recipe(8, peak_lr=0.15, label_smoothing=0.1, small_epochs=5)  # how far a few epochs bring the whole network
 STAGE_SCORES = {  # label of iterative GraSP → its score before training, and during it
     "": ("grasp", "grasp_preserving"),
@@ -137,7 +136,7 @@ class _Planner:
     def _repaired(self) -> Iterator[Ranked]:
         """The weights that stay are solved for; nothing is trained, or one epoch afterwards."""
         main_pct = self.profile.magnitude_sparsity_pct
-        images = min(REPAIR_IMAGES, self.profile.statistics_images)
+        images = min(repair.SAMPLES.images, self.profile.statistics_images)
         common = {"choice": "together", "allocation": "curves", "images": images, "positions": self.profile.positions}
         for rank, label, sparsities, changed in REPAIRED:
             how: dict[str, Any] = common | changed

@@ -1,4 +1,4 @@
-"""Pruning without training: from a few thousand images, the weights that stay are solved for.
+"""Pruning without training: from about a thousand images, the weights that stay are solved for.
 
 Layer by layer in forward order, the pruned layer is to give, from what the network pruned so far feeds it, what the dense layer
 gave from its own input, before batch norm. The bias takes up the means, so batch norms keep their statistics.
@@ -23,7 +23,7 @@ from helpers.pruning.channels import Activations, targets, untouched
 from helpers.pruning.masks import Masks, keep_largest
 from helpers.pruning.regression import Samples, Statistics
 
-SAMPLES = Samples(images=3000, positions=10)
+SAMPLES = Samples(images=1000, positions=10)
 RIDGE = 0.01  # of each input's variance, towards the dense weights
 RHO = 2.0  # of each input's variance
 ROUNDS, STEPS = 30, 10  # of ADMM, and of conjugate gradients on its mask
@@ -93,7 +93,7 @@ class System:
         """
         shifted = self.H.clone()
         shifted.diagonal().add_(rho)
-        inverse = torch.cholesky_solve(torch.eye(len(shifted), device=shifted.device), torch.linalg.cholesky(shifted))
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(shifted))
         del shifted
         Z = self.dense * self.scale
         U, mask, surplus = torch.zeros_like(Z), torch.ones_like(Z, dtype=torch.bool), Z.numel() - count
