@@ -1,6 +1,9 @@
 """The table of the benchmarks: one can be repeated without losing the others, and a failure has its line."""
 
+import ast
 import importlib
+import inspect
+from types import ModuleType
 
 import pytest
 
@@ -45,8 +48,13 @@ def test_lines_with_a_goal_come_first_with_their_verdict():
 
 
 @pytest.mark.parametrize("name", bench.scripts())
-def test_every_benchmark_can_be_run(name):
-    assert callable(importlib.import_module(f"bench.{name}").run)
+def test_every_benchmark_can_be_run_and_asks_modules_for_what_they_have(name):
+    script = importlib.import_module(f"bench.{name}")
+    assert callable(script.run)
+    for node in ast.walk(ast.parse(inspect.getsource(script))):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            owner = getattr(script, node.value.id, None)
+            assert not isinstance(owner, ModuleType) or hasattr(owner, node.attr), f"{node.value.id}.{node.attr}"
 
 
 @pytest.mark.parametrize(
