@@ -51,8 +51,11 @@ def test_lines_with_a_goal_come_first_with_their_verdict():
 def test_every_benchmark_can_be_run_and_asks_modules_for_what_they_have(name):
     script = importlib.import_module(f"bench.{name}")
     assert callable(script.run)
-    for node in ast.walk(ast.parse(inspect.getsource(script))):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+    nodes = list(ast.walk(ast.parse(inspect.getsource(script))))
+    local = {node.arg for node in nodes if isinstance(node, ast.arg)}
+    local |= {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+    for node in nodes:
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id not in local:
             owner = getattr(script, node.value.id, None)
             assert not isinstance(owner, ModuleType) or hasattr(owner, node.attr), f"{node.value.id}.{node.attr}"
 
