@@ -48,12 +48,16 @@ class Contender:
 
 
 def contenders(trained: bool) -> list[Contender]:
-    """The networks of `SOFTWARE` that the study has results of; with `trained` the dense one has its given weights."""
-    planned = {(e.method, e.label): e for e in reversed(plan.experiments(settings.PROFILES[STUDY])) if e.dataset == DATASET}
-    found = []
+    """The networks of `SOFTWARE` that the study has results of; with `trained` the dense one has its given weights.
+
+    Of several sparsities the first; of its seeds the first whose network is kept.
+    """
+    planned, found = [e for e in plan.experiments(settings.PROFILES[STUDY]) if e.dataset == DATASET], []
     for wanted in SOFTWARE:
-        if wanted in planned and (result := results.load(planned[wanted])) is not None:
-            found.append(_contender(planned[wanted], result, trained))
+        if made := [(e, result) for e in planned if (e.method, e.label) == wanted and (result := results.load(e)) is not None]:
+            seeds = (pair for pair in made if pair[0].sparsity_pct == made[0][0].sparsity_pct)
+            kept = (pair for pair in seeds if settings.kept_path(STUDY, DATASET, pair[0].name).is_file())
+            found.append(_contender(*next(kept, made[0]), trained))
     if not found:
         raise ValueError(f"no results of {DATASET} in {settings.results_dir(STUDY)}: restore them from the repository")
     return found

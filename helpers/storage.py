@@ -227,12 +227,12 @@ def committed(dataset: str, name: str, profile: str = "study") -> models.VGG:
     kept, naming the nearest that is; files.CorruptFile for a damaged file.
     """
     path = settings.kept_path(profile, dataset, name)
-    kinds = {other.stem: models.metadata(other).get("kind") for other in sorted(path.parent.glob("*.safetensors"))}
+    kept = sorted(other for other in path.parent.glob("*.safetensors") if models.metadata(other).get("kind") == FILE_KIND)
     try:
-        settings.choose("network", name, [other for other, kind in kinds.items() if kind in (FILE_KIND, models.FILE_KIND)])
+        settings.choose("network", name, [other.stem for other in kept])
     except ValueError as error:
         raise FileNotFoundError(f"{error} (of those in {path.parent}; make study makes more)") from None
-    return models.load(path) if kinds[name] == models.FILE_KIND else load(path)
+    return load(path)
 
 
 def entropy_bytes(network: nn.Module) -> int:

@@ -9,7 +9,6 @@ Notebooks call `frame`, `narrow` and `dense_network`.
 import argparse
 import concurrent.futures
 import contextlib
-import copy
 import json
 import math
 import multiprocessing
@@ -48,6 +47,8 @@ from helpers.models import VGG
 from helpers.pruning.masks import effective_macs
 from helpers.pruning.widths import macs_with_batch_norm
 from helpers.settings import Profile
+
+IN_INT8 = (experiments.Repair, experiments.Channels)  # whose networks are kept, in 8-bit whole numbers
 
 
 def frame(topic: str | None = None, profile: Profile | None = None) -> pd.DataFrame:
@@ -161,14 +162,12 @@ def compute(experiment: Experiment) -> dict:
 
 
 def _keep(experiment: Experiment, made: making.Made) -> None:
-    """What is small enough to lie beside a result: masks as bits, fewer channels in bfloat16, repaired networks in int8."""
+    """What is small enough to lie beside a result: a network of `IN_INT8`, or masks as bits."""
     path = settings.kept_path(experiment.profile, experiment.dataset, experiment.name)
-    if isinstance(experiment.prune, experiments.Repair):
+    if isinstance(experiment.prune, IN_INT8):
         storage.save(made.network, path, "bitmask_int8_zstd")
     elif made.masks is not None and experiment.recipe is not None:
         made.masks.save(path)
-    elif isinstance(experiment.prune, experiments.Channels):
-        models.save(copy.deepcopy(made.network).bfloat16(), path, experiment=experiment.hash)
 
 
 def _measured(experiment: Experiment, made: making.Made) -> dict:
@@ -194,7 +193,7 @@ def _measured(experiment: Experiment, made: making.Made) -> dict:
         "val_top1_pct": training.evaluate(network, splits.val, dtype=machine.dtype()).top1_pct,
         "pruned_top1_pct": made.untrained and made.untrained.top1_pct,
         "repaired_top1_pct": test.top1_pct if repaired else None,
-        **(_in_int8(experiment, splits) if repaired else {}),
+        **(_in_int8(experiment, splits) if isinstance(experiment.prune, IN_INT8) else {}),
         "epochs": experiment.epochs,
         "train_seconds": None if experiment.recipe else 0,  # null: trained, and nothing is known of it
         "log": None if experiment.recipe else [],

@@ -28,6 +28,7 @@ from helpers import (
     plan,
     results,
     settings,
+    storage,
     study,
     timing,
     training,
@@ -126,10 +127,15 @@ def test_masks_and_small_networks_are_kept_beside_the_results(there):
         masks, network = Masks.load(kept(name)), network_of(name)
         assert [layer.kept for layer in masks.table()] == [layer["kept"] for layer in there[name]["layers"]]
         assert all(not weight[~masks[key]].any() for key, weight in models.weights(network).items())
-    small, whole = models.load(kept("lasso_channels")), network_of("lasso_channels")
+    small, whole = storage.load(kept("lasso_channels")), network_of("lasso_channels")
     assert small.widths == whole.widths
     for name, tensor in whole.state_dict().items():
-        assert torch.equal(small.state_dict()[name], tensor.bfloat16() if tensor.is_floating_point() else tensor)
+        if name in models.weights(whole):
+            values, scales = storage.quantise(tensor)
+            tensor = values * scales.view(-1, *[1] * (tensor.dim() - 1))
+        assert torch.equal(small.state_dict()[name], tensor)
+    assert there["lasso_channels"]["size_int8_mib"] == kept("lasso_channels").stat().st_size / 2**20
+    assert abs(there["lasso_channels"]["int8_top1_pct"] - there["lasso_channels"]["top1_pct"]) < 2
 
 
 def test_a_result_names_the_dense_network_that_it_starts_from(there):
