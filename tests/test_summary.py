@@ -34,3 +34,10 @@ def test_every_network_has_a_line_and_gaps_a_dash():
     assert len(lines) == len(networks) + 2 and {line.count(" | ") for line in lines} == {8}
     dense = next(line for line in lines if line.startswith("| CIFAR-10 | dense |"))
     assert dense.split(" | ")[2:] == ["1", "0.00", "58.25", "313.7", "–", "0", "92.40 |"]
+
+
+def test_every_network_of_the_study_has_a_name_of_its_own():
+    for profile in ("study", "quarter"):
+        made = evidence.networks(results.frame(settings.PROFILES[profile]))
+        names = [(line["dataset"], evidence.called(line)) for _, line in made.iterrows()]
+        assert names and len(set(names)) == len(names)

@@ -82,7 +82,8 @@ class Evidence:
 
 
 def called(line: pd.Series) -> str:
-    """A line of `networks` as a reader knows it, with its sparsity where its name does not say it."""
-    sparsity = f" at {line['target_sparsity_pct']:g} %" if "curve" in line["label"] else ""
-    label = "" if line["method"] == "repaired" and sparsity else line["label"]  # no repaired network was fine-tuned
-    return look.name(line["method"], label) + sparsity
+    """A line of `networks` as a reader knows it, with its sparsity where there are others of its name."""
+    method, label = line["method"], line["label"]
+    several = "curve" in label or (method == "repaired" and label)
+    name = look.name(method, "" if method == "repaired" and label == "curve" else label)  # a curve of repairs trains nothing
+    return f"{name} at {line['target_sparsity_pct']:g} %" if several else name
