@@ -24,7 +24,7 @@ UNTRAINED = {  # column of a repair of magnitude masks → name, colour, mark an
     "repaired_top1_pct": ("kept weights solved for", "#0b4f8a", "D-."),
 }
 BESIDE = {  # label of another repair → name, colour, mark and line
-    "blocks": ("together, in blocks of four", "#6d2361", "s--"),
+    "blocks": ("together, in blocks of four", "#6d2361", ">--"),
     "finetuned": ("together, and one epoch", "#1f5c3d", "*"),
     "blocks_finetuned": ("in blocks of four, and one epoch", "#6d2361", "X"),
     "magnitude_finetuned": ("magnitude masks solved for, and one epoch", "#0b4f8a", "P"),
