@@ -176,7 +176,7 @@ def require_plain(network: nn.Module) -> None:
     with torch.random.fork_rng(devices=[]):
         ours, built = _parts(network), _parts(build(network.architecture()))
     if changed := [name for name in [*built, *ours] if ours.get(name) != built.get(name)]:
-        raise ValueError(f"this network cannot be stored: {changed[0]} was changed after it was built; store it before, or undo")
+        raise ValueError(f"this network cannot be stored: {changed[0]} was changed after it was built; undo it or store it first")
 
 
 def _parts(network: nn.Module) -> dict[str, tuple]:

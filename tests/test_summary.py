@@ -3,7 +3,7 @@
 import pytest
 import synthetic
 
-from helpers import results, settings, timing
+from helpers import results, settings, statistics, timing
 from helpers.report import evidence, summary
 
 
@@ -41,3 +41,15 @@ def test_every_network_of_the_study_has_a_name_of_its_own():
         made = evidence.networks(results.frame(settings.PROFILES[profile]))
         names = [(line["dataset"], evidence.called(line)) for _, line in made.iterrows()]
         assert names and len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
+def test_an_epoch_after_repair_gains_what_notebook_01_says(dataset):
+    frame = results.frame(settings.PROFILES["study"])
+    here = frame[(frame.dataset == dataset) & (frame.method == "repaired") & (frame.target_sparsity_pct == 95)]
+    untrained = here[here.label == "curve"]
+    tuned, of_magnitude = (
+        statistics.compare(here[here.label == label], untrained, frame) for label in ("finetuned", "magnitude_finetuned")
+    )
+    assert not tuned.decided  # "adds nothing"
+    assert of_magnitude.decided and of_magnitude.difference < 0  # "stay behind, with that epoch too"
