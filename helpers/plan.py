@@ -184,11 +184,11 @@ class _Planner:
     def _from_nothing(self) -> Iterator[Ranked]:
         """Methods that prune before or while they train, and their dense control: same start, budget and order of images."""
         for number, seed in enumerate(self.profile.init_seeds):
-            start = min(number, 2)
+            turn = min(number, 2)
             for rank, experiment in self._early(seed):
                 often = experiment.method in OFTEN and not experiment.label
-                if (rank != "C" or self.first, rank != "C", often)[start]:  # checks are made once
-                    yield (rank, "B", "C")[start], experiment
+                if (rank != "C" or self.first, rank != "C", often)[turn]:  # checks are made once
+                    yield (rank, "B", "C")[turn], experiment
         start = New(self.profile.width_divisor, self.seed, dropout=0.0, identities=True)
         yield "C", self._experiment("dense_from_scratch", start, label="identities", recipe=FAR)
         if self.profile.name == "study":  # its results come from processors of both kinds
