@@ -128,7 +128,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     frame, missing = measure(options.seconds, data.load(DATASET, torch.device("cpu")))
     where = {"device": machine.processor(), "threads": torch.get_num_threads(), "commit": results.commit()}
     lines = [{name: value for name, value in line.items() if pd.notna(value)} for line in frame.to_dict("records")]
-    files.save_json(settings.contenders_path(STUDY), {**where, "missing": missing, "lines": lines})
+    files.save_json(settings.contenders_path(STUDY, DATASET), {**where, "missing": missing, "lines": lines})
     print(frame.round(2).to_string(), *missing, f"in {time.monotonic() - begun:.0f} s", sep="\n")
     return 0
 

@@ -106,9 +106,9 @@ def facts(profile: Profile | str, dataset: str) -> dict:
     return files.load_json(path) if path.is_file() else {}
 
 
-def contenders(profile: Profile | str) -> pd.DataFrame:
+def contenders(profile: Profile | str, dataset: str) -> pd.DataFrame:
     """What `contenders.main` stored, one line a network and its software; `.attrs` says where it was measured. Empty without."""
-    path = settings.contenders_path(profile if isinstance(profile, str) else profile.name)
+    path = settings.contenders_path(profile if isinstance(profile, str) else profile.name, dataset)
     stored = files.load_json(path) if path.is_file() else {"lines": []}
     frame = pd.DataFrame(stored["lines"], columns=CONTENDERS)
     frame.attrs = {name: stored[name] for name in ("device", "threads", "commit", "missing") if name in stored}

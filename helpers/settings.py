@@ -222,9 +222,9 @@ def facts_path(profile_name: str, dataset: str) -> Path:
     return results_dir(profile_name) / f"{dataset}-facts.json"
 
 
-def contenders_path(profile_name: str) -> Path:
+def contenders_path(profile_name: str, dataset: str) -> Path:
     """What was timed beside the results in other engines (see `contenders`)."""
-    return results_dir(profile_name) / "contenders.json"
+    return results_dir(profile_name) / f"{dataset}-contenders.json"
 
 
 def scan_path(profile_name: str, name: str) -> Path:

@@ -8,6 +8,7 @@ FROM_NOTHING = ("dense_from_scratch", "lasso_channels_from_scratch", "grasp_iter
 COLUMNS = (
     *("profile", "dataset", "method", "label", "seed", "target_sparsity_pct", "sparsity_pct", "density_pct", "params"),
     *("nonzero_params", "size_mib", "size_dense_mib", "size_coo_mib", "size_csr_mib", "size_bitmask_mib", "macs"),
+    *("size_int8_mib", "int8_top1_pct"),
     *("effective_macs", "peak_memory_mib", "average_memory_mib", "latency_ms", "latency_batch128_ms", "folded_latency_ms"),
     *("folded_latency_batch128_ms", "sparse_latency_ms", "sparse_latency_batch128_ms", "energy_mj", "top1_pct", "top5_pct"),
     *("val_top1_pct", "pruned_top1_pct", "epochs", "device", "correct", "reasons", "gradient_norm", "experiment"),

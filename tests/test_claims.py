@@ -401,6 +401,33 @@ def test_decisions_take_the_cheapest_network_that_surely_loses_little():
     assert claims.decisions(frame(offered[0]), "cifar10").empty
 
 
+def test_decisions_know_files_in_int8_and_the_times_of_other_engines():
+    offered = [
+        priced(DENSE, 92.0, 58.0, epochs=0),
+        priced(TUNED, 92.0, 58.0),
+        priced(MASKED, 92.1, 13.0, target_sparsity_pct=80.0, size_int8_mib=4.0, int8_top1_pct=92.0),
+        priced(("repaired", ""), 92.0, 12.0, epochs=0, target_sparsity_pct=80.0, size_int8_mib=3.0, int8_top1_pct=90.9),
+    ]
+    way = {"label": "", "time_ms": 9.0, "time_batch128_ms": 90.0, "size_mib": 1.0}
+    timed = pd.DataFrame(
+        [
+            {**way, "method": "dense", "software": "PyTorch fp32", "top1_pct": 92.0},
+            {**way, "method": "dense", "software": "A int8", "top1_pct": 90.9, "time_ms": 1.0},  # loses more than a point
+            {**way, "method": "dense", "software": "B int8", "top1_pct": 92.0, "time_ms": 2.0},
+            {**way, "method": "layerwise_magnitude", "software": "C fp32", "time_batch128_ms": 30.0},  # timed with any weights
+            {**way, "method": "repaired", "software": "D int8", "time_batch128_ms": 10.0},  # the same, so no one knows its top-1
+        ]
+    )
+    chosen = claims.decisions(frame(*offered, *NOISE), "cifar10", timed).set_index("need")
+    smallest = chosen.loc["a smaller file"]
+    assert (smallest.network, smallest.times_less) == ("layer-wise magnitude in int8", 58 / 4)
+    assert smallest.difference == pytest.approx(0.0) and smallest.low < smallest.difference < smallest.high
+    assert chosen.network["a smaller file, no time to train"] == "repair"  # its int8 file would lose 1.1 points
+    one, many = chosen.loc["a quick answer for one image"], chosen.loc["many images at once"]
+    assert (one.network, one.times_less) == ("dense, B int8", 4.5)
+    assert (many.network, many.times_less) == ("layer-wise magnitude, C fp32", 3.0)
+
+
 def test_the_restated_report_lists_the_same_statements():
     text = (settings.ROOT / "docs" / "original.md").read_text()
     listed = [line.split(" | ")[1:4] for line in text.splitlines() if line.startswith("| ") and "| `" in line]

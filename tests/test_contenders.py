@@ -80,8 +80,8 @@ def test_the_page_holds_the_times_here_and_in_the_study_and_the_reasons(instant,
 
 def test_two_machines_stand_side_by_side(own_folders):
     lines = [{"method": "dense", "label": "", "software": "PyTorch fp32", "time_ms": 2.0, "time_batch128_ms": 50.0}]
-    files.save_json(settings.contenders_path("study"), {"device": "a processor", "threads": 2, "lines": lines})
-    there = results.contenders("study")
+    files.save_json(settings.contenders_path("study", "cifar10"), {"device": "a processor", "threads": 2, "lines": lines})
+    there = results.contenders("study", "cifar10")
     assert there.attrs["device"] == "a processor" and there.top1_pct.isna().all()
     own = there.assign(time_ms=1.0)
     both = here.beside(pd.concat([own, own.assign(software="OpenVINO fp32")]), there)
@@ -90,6 +90,6 @@ def test_two_machines_stand_side_by_side(own_folders):
 
 
 def test_without_results_there_is_one_line(own_folders):
-    assert results.contenders("study").empty
+    assert results.contenders("study", "cifar10").empty
     with pytest.raises(ValueError, match="no results of cifar10"):
         contenders.measure(0.1)

@@ -11,6 +11,7 @@ from dataclasses import asdict
 import numpy as np
 import pandas as pd
 
+from helpers import results
 from helpers.report import look
 from helpers.report.evidence import Evidence, Missing, called, networks
 from helpers.report.rules import (
@@ -78,7 +79,7 @@ RULES: dict[str, Rule] = {
 }
 
 USABLE = ("", "curve_finetuned", *(label for _, label in LASSO_CURVE))  # labels of the networks that one could choose from,
-USABLE_REPAIRED = ("curve", "blocks", "macs")  # and of repaired ones besides
+USABLE_REPAIRED = ("curve", "blocks", "macs", "blocks_macs")  # and of repaired ones besides
 LOSE = 1.0  # points of top-1 that somebody would give
 NEEDS = {  # what somebody needs → the cost that has to be low, and the most epochs of training after pruning
     "a smaller file": ("file_mib", math.inf),
@@ -87,6 +88,8 @@ NEEDS = {  # what somebody needs → the cost that has to be low, and the most e
     "many images at once": ("time_batch128_ms", math.inf),
     "fewer multiply-adds": ("effective_macs", math.inf),
 }
+TIMES = ("time_ms", "time_batch128_ms")
+NOT_TIMED = pd.DataFrame(columns=list(results.CONTENDERS))
 
 
 def usable(frame: pd.DataFrame) -> pd.Series:
@@ -162,23 +165,46 @@ def front(frame: pd.DataFrame, dataset: str, cost_column: str) -> pd.DataFrame:
     return ordered[ordered["top1_pct"] > ordered["top1_pct"].cummax().shift(fill_value=-np.inf)]
 
 
-def decisions(frame: pd.DataFrame, dataset: str) -> pd.DataFrame:
+def decisions(frame: pd.DataFrame, dataset: str, timed: pd.DataFrame = NOT_TIMED) -> pd.DataFrame:
     """For each need the cheapest network whose whole 95 % interval lies above −`LOSE` points against the fine-tuned dense one.
 
     One line a need: `network` (missing where none is that good), `times_less` it costs than the dense network, `difference`
     with `low` and `high` in points, `seeds` of both. Networks that were trained longer than that control are not offered.
+    `timed` as `results.contenders` of this data set: the times of one run of all engines, which replace those of the frame.
     The choice sees test accuracy, which flatters the chosen one a little. No lines without a fine-tuned dense network.
     """
     evidence, lines = Evidence(frame[usable(frame)], dataset), []
     for control in evidence.find(FINETUNED)[:1]:
-        compared = [(line, evidence.compare(line, control)) for line in evidence.lines if line["epochs"] <= control["epochs"]]
-        good = [(line, found.total, found) for line, found in compared if found.total and found.total.low >= -LOSE]
+        dense, offered = dict(evidence.one(DENSE)), _offers(evidence, control, timed)
+        plainly = timed[(timed["method"] == DENSE[0]) & (timed["software"] == "PyTorch fp32")]
+        dense |= dict(*plainly[[cost for cost in dense if cost in TIMES]].to_dict("records"))
         for need, (cost, epochs) in NEEDS.items():
-            base, made = evidence.value(DENSE, cost), dict[str, object](need=need, cost=cost)
-            cheaper = [pair for pair in good if pair[0][cost] < base and pair[0]["epochs"] <= epochs]
-            cheaper = [pair for pair in cheaper if pair[0]["method"] not in (DENSE[0], FINETUNED[0])]
-            for line, limits, found in sorted(cheaper, key=lambda pair: pair[0][cost])[:1]:
-                made |= {"network": called(line), "method": line["method"], "times_less": base / line[cost]}
-                made |= {"difference": found.difference, "low": limits.low, "high": limits.high, "seeds": found.seeds}
-            lines.append(made)
+            good = offered[(offered["low"] >= -LOSE) & (offered[cost] < dense[cost]) & (offered["epochs"] <= epochs)]
+            best = good.sort_values(cost).head(1).assign(times_less=dense[cost] / good[cost])
+            lines.append({"need": need, "cost": cost, **dict(*best.to_dict("records"))})
     return pd.DataFrame(lines, columns=["need", "cost", "network", "method", "times_less", "difference", "low", "high", "seeds"])
+
+
+def _offers(evidence: Evidence, control: pd.Series, timed: pd.DataFrame) -> pd.DataFrame:
+    """Every way to keep or run a network, one line each, with its costs and its difference to the control in points.
+
+    In 8-bit numbers a network has another file and another top-1, which moves its interval by as much.
+    """
+    costs, offered = {cost for cost, _ in NEEDS.values()}, []
+    for line in evidence.lines:
+        network = line["method"], line["label"]
+        plain = {cost: line[cost] for cost in costs if timed.empty or cost not in TIMES}
+        ways = [(called(line), 0.0, plain)] if network not in (DENSE, FINETUNED) else []
+        ways.append((f"{called(line)} in int8", line["int8_change"], {"file_mib": line["size_int8_mib"]}))
+        first = line.name == evidence.find(network)[0].name  # of its sparsities; it is the one that engines run
+        for way in timed[(timed["method"] == network[0]) & (timed["label"] == network[1]) & first].to_dict("records"):
+            change = way["top1_pct"] - line["top1_pct"] if "int8" in way["software"] else 0.0
+            ways.append((f"{called(line)}, {way['software']}", change, {cost: way[cost] for cost in TIMES}))
+        found = evidence.compare(line, control)
+        if found.total is None or line["epochs"] > control["epochs"]:
+            continue
+        about, limits = {"method": network[0], "epochs": line["epochs"], "seeds": found.seeds}, found.total
+        for name, change, cost in ways:
+            moved = {"difference": limits.value + change, "low": limits.low + change, "high": limits.high + change}
+            offered.append({"network": name, **about, **cost, **moved})
+    return pd.DataFrame(offered, columns=["network", "method", "epochs", "seeds", "difference", "low", "high", *sorted(costs)])

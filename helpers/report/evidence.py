@@ -26,9 +26,10 @@ def networks(frame: pd.DataFrame) -> pd.DataFrame:
     `file_mib` is its smallest exact file, `values_mib` the bytes of the values that are left. Networks without masks and of
     one shape do equal work on dense kernels and differ by noise: `usual_…` is the median of their times. `time_ms` and
     `time_batch128_ms` are the fastest way that was measured, zeros skipped or not (fine-tuning moves values and no zeros, so
-    a fine-tuned network has the time of its masks); `fused` says whether batch norm was folded in it.
+    a fine-tuned network has the time of its masks); `fused` says whether batch norm was folded in it. `int8_change` is what
+    8-bit numbers change of its top-1, in points.
     """
-    made = tables.means(frame)
+    made = tables.means(frame.assign(int8_change=frame["int8_top1_pct"] - frame["top1_pct"]))
     made = made.iloc[pd.factorize(made["dataset"])[0].argsort(kind="stable")]  # one data set after the other
     masked = made["target_sparsity_pct"].notna()
     made["file_mib"], made["values_mib"] = made[FILES].min(axis=1), made["size_dense_mib"] * made["density_pct"] / 100

@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     begun, path = time.monotonic(), settings.report_dir(STUDY) / "here.html"
     here, missing = contenders.measure(options.seconds)
-    there = results.contenders(STUDY)
+    there = results.contenders(STUDY, contenders.DATASET)
     files.save_text(path, page(here, there, missing, path.parent))
     print(beside(here, there).round(2).to_string(), *missing, sep="\n")
     print(f"in {time.monotonic() - begun:.0f} s: {path}")

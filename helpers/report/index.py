@@ -36,7 +36,7 @@ def body(frame: pd.DataFrame, profile: str, site: Sequence[pages.Page]) -> str:
         explored = explorer(made)
         words |= {
             "answer": answer(made),
-            "instead": instead(results.contenders(profile)),
+            "instead": instead(results.contenders(profile, "cifar10")),
             "datasets": " and ".join(map(look.dataset, made["dataset"].unique())),
         }
         words |= {"table": Markup(short_table(made).to_html()) if made["method"].isin(LINES).any() else ""}

@@ -5,7 +5,9 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
 
 from helpers.report import look
 from helpers.report.plots import heatmap, legend, main_result, panels
@@ -88,32 +90,43 @@ def compression(frame: pd.DataFrame) -> Figure:
 
 
 def without_training(frame: pd.DataFrame) -> Figure:
-    """Top-1 by sparsity with nothing trained: magnitude masks alone, recalibrated, solved; repair; and what was fine-tuned."""
+    """Top-1 by sparsity with nothing trained: magnitude masks alone, recalibrated, solved; repair; and what was fine-tuned.
+
+    Below, the corner where repaired networks lie, enlarged.
+    """
     repairs = frame[frame.method == "repaired"]
-    hollow: dict[str, Any] = {"markerfacecolor": "white"}
-    figure, grid = panels(repairs.dataset, 3.9, "Sparsity (%)")
-    repairs = repairs.sort_values("sparsity_pct")
-    for dataset, axes in grid.items():
-        of_masks = repairs[(repairs.dataset == dataset) & (repairs.label == "magnitude")]
-        alone = _curve(frame, dataset)
-        axes.plot(
-            alone.sparsity_pct, alone.top1_pct, "^:", color="#96730f", label="magnitude masks alone", markerfacecolor="white"
-        )
-        for column, (name, color, mark) in UNTRAINED.items() if len(of_masks) else ():
-            axes.plot(of_masks.sparsity_pct, of_masks[column], mark, color=color, label=name, **hollow)
-        whole = repairs[(repairs.dataset == dataset) & repairs.label.isin(["", "curve"])]
-        axes.plot(whole.sparsity_pct, whole.top1_pct, **look.network("repaired").style, label="mask and weights together")
-        for label, (name, color, mark) in BESIDE.items():
-            other = repairs[(repairs.dataset == dataset) & (repairs.label == label)]
-            if len(other):
-                axes.plot(other.sparsity_pct, other.top1_pct, mark, color=color, label=name, zorder=4)
-        tuned = _curve(frame, dataset, "curve_finetuned")
-        axes.plot(tuned.sparsity_pct, tuned.top1_pct, **LAYERWISE.style | hollow, label="magnitude masks, fine-tuned", zorder=1)
-        dense = main_result(frame, "dense", dataset)
-        axes.axhline(dense.top1_pct, color=look.INK, linewidth=1, linestyle=":", label="dense")
-        axes.set(ylim=(0, None))
+    datasets = list(dict.fromkeys(repairs.dataset))
+    figure, grid = plt.subplots(2, len(datasets), figsize=(look.WIDTH, 6.4), squeeze=False)
+    for dataset, whole, corner in zip(datasets, *grid, strict=True):
+        for axes in (whole, corner):
+            _untrained(axes, frame[frame.dataset == dataset])
+        dense, furthest = main_result(frame, "dense", dataset).top1_pct, repairs[repairs.dataset == dataset].sparsity_pct
+        whole.set(ylim=(0, None), title=look.dataset(dataset))
+        corner.xaxis.set_major_locator(MultipleLocator(5))
+        corner.set(xlim=(furthest.min() - 1, furthest.max() + 1), ylim=(0.87 * dense, 1.01 * dense), xlabel="Sparsity (%)")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("Top-1 (%)")
     legend(figure, 2)
     return figure
+
+
+def _untrained(axes: Axes, frame: pd.DataFrame) -> None:
+    """The curves of `without_training` for the results of one data set."""
+    hollow: dict[str, Any] = {"markerfacecolor": "white"}
+    repairs = frame[frame.method == "repaired"].sort_values("sparsity_pct")
+    of_masks, alone = repairs[repairs.label == "magnitude"], _curve(frame)
+    axes.plot(alone.sparsity_pct, alone.top1_pct, "^:", color="#96730f", label="magnitude masks alone", **hollow)
+    for column, (name, color, mark) in UNTRAINED.items() if len(of_masks) else ():
+        axes.plot(of_masks.sparsity_pct, of_masks[column], mark, color=color, label=name, **hollow)
+    together = repairs[repairs.label.isin(["", "curve"])]
+    axes.plot(together.sparsity_pct, together.top1_pct, **look.network("repaired").style, label="mask and weights together")
+    for label, (name, color, mark) in BESIDE.items():
+        other = repairs[repairs.label == label]
+        if len(other):
+            axes.plot(other.sparsity_pct, other.top1_pct, mark, color=color, label=name, zorder=4)
+    tuned, dense = _curve(frame, "curve_finetuned"), main_result(frame, "dense", frame.dataset.iloc[0])
+    axes.plot(tuned.sparsity_pct, tuned.top1_pct, **LAYERWISE.style | hollow, label="magnitude masks, fine-tuned", zorder=1)
+    axes.axhline(dense.top1_pct, color=look.INK, linewidth=1, linestyle=":", label="dense")
 
 
 def normalizations(frame: pd.DataFrame) -> Figure:
@@ -137,7 +150,7 @@ def sizes(frame: pd.DataFrame) -> Figure:
     """Size on disk in each format by sparsity, for layer-wise masks of the first data set: formats hardly depend on the masks."""
     dataset = frame.dataset.iloc[0]
     figure, axes = plt.subplots(figsize=(look.WIDTH, 3.8))
-    curve = _curve(frame, dataset)
+    curve = _curve(frame[frame.dataset == dataset])
     for column, (name, color, marker, line) in FORMATS.items():
         axes.plot(curve.sparsity_pct, curve[column], color=color, marker=marker, linestyle=line, label=name)
     axes.set(xlabel="Sparsity (%)", ylabel="File (MiB)", ylim=(0, None), title=look.dataset(dataset))
@@ -150,7 +163,7 @@ def speed(frame: pd.DataFrame) -> Figure:
     figure, grid = plt.subplots(1, 2, figsize=(look.WIDTH, 3.9), sharey=True)
     for axes, column, title in zip(grid, ("latency_ms", "latency_batch128_ms"), ("1 image", "128 images"), strict=True):
         for dataset, line in zip(frame.dataset.unique(), ("-", "--"), strict=False):
-            curve, dense = _curve(frame, dataset), main_result(frame, "dense", dataset)
+            curve, dense = _curve(frame[frame.dataset == dataset]), main_result(frame, "dense", dataset)
             curve, name = curve[curve[f"sparse_{column}"].notna()], look.dataset(dataset)
             faster = dense[column] / curve[f"sparse_{column}"]
             axes.plot(curve.sparsity_pct, faster, **LAYERWISE.style | {"linestyle": line}, label=name)
@@ -163,7 +176,6 @@ def speed(frame: pd.DataFrame) -> Figure:
     return figure
 
 
-def _curve(frame: pd.DataFrame, dataset: str, label: str = "curve") -> pd.DataFrame:
-    """The networks with layer-wise masks by sparsity, untrained or of another label."""
-    chosen = (frame.dataset == dataset) & (frame.method == LAYERWISE_METHOD) & (frame.label == label)
-    return frame[chosen].sort_values("sparsity_pct")
+def _curve(frame: pd.DataFrame, label: str = "curve") -> pd.DataFrame:
+    """One data set's networks with layer-wise masks by sparsity, untrained or of another label."""
+    return frame[(frame.method == LAYERWISE_METHOD) & (frame.label == label)].sort_values("sparsity_pct")
