@@ -12,6 +12,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pandas as pd
@@ -34,7 +35,7 @@ SOFTWARE = {  # (method, label) of a main result → the software that its netwo
     ("repaired", "blocks_macs"): (WHOLE,),
     ("lasso_channels", ""): DENSE,
 }
-CALIBRATION_IMAGES = 500
+CALIBRATION_IMAGES, FEW = 500, 16  # that int8 engines take ranges from; few where nobody asks for their top-1
 TIMES = {"time_ms": 1, "time_batch128_ms": BATCH}  # column → images at once
 
 
@@ -45,6 +46,11 @@ class Contender:
     experiment: Experiment
     network: models.VGG
     real: bool
+
+    @property
+    def software(self) -> tuple[str, ...]:
+        """What it is timed in."""
+        return SOFTWARE[self.experiment.method, self.experiment.label]
 
 
 def contenders(trained: bool) -> list[Contender]:
@@ -82,35 +88,40 @@ def measure(seconds: float, splits: data.Splits | None = None) -> tuple[pd.DataF
     Columns: method, label, software, `TIMES` in ms, `size_mib` of an engine's own file, and with `splits` `top1_pct` of the
     networks that have their own weights. Int8 activations get their ranges from training images, without `splits` from noise.
     """
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        noise = torch.randn(BATCH, 3, 32, 32)
+    noise = torch.randn(BATCH, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     running: dict[int, engines.Engine] = {}
     lines: list[dict] = []
     missing: dict[str, str] = {}
-    with contextlib.ExitStack() as stack:
-        for contender in contenders(trained=splits is not None):
-            of = contender.experiment.method, contender.experiment.label
-            normalization = contender.network.normalization
-            ranges = data.normalize(splits.train.images[:CALIBRATION_IMAGES], normalization) if splits else noise
-            for software in SOFTWARE[of]:
-                if splits is None and engines.saturates(software):
-                    continue  # one would not use it, and without test images nobody would see why
-                try:
-                    engine = stack.enter_context(engines.Engine(software, contender.network, ranges))
-                except engines.Unavailable as reason:
-                    missing[software] = f"{software}: {reason}."
-                    continue
-                progress.say(f"{' '.join(of)}, {software}: ready")
-                line = {"method": of[0], "label": of[1], "software": software, "size_mib": engine.size_mib}
-                if splits and contender.real:
-                    line["top1_pct"] = top1_pct(engine, splits.test, normalization)
-                running[len(lines)] = engine
-                lines.append(line)
+    wanted = [
+        (contender, software)
+        for contender in contenders(trained=splits is not None)
+        for software in contender.software
+        if splits is not None or not engines.saturates(software)  # without test images nobody would see what that loses
+    ]
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        # each engine starts a process and imports its packages there, which takes longer than all else
+        started = [pool.submit(_engine, contender.network, software, splits, noise) for contender, software in wanted]
+        for (contender, software), engine in zip(wanted, started, strict=True):
+            try:
+                running[len(lines)] = ready = stack.enter_context(engine.result())
+            except engines.Unavailable as reason:
+                missing[software] = f"{software}: {reason}."
+                continue
+            progress.say(f"{contender.experiment.name}, {software}: ready")
+            of = contender.experiment
+            line = {"method": of.method, "label": of.label, "software": software, "size_mib": ready.size_mib}
+            if splits and contender.real:
+                line["top1_pct"] = top1_pct(ready, splits.test, contender.network.normalization)
+            lines.append(line)
         for column, images in TIMES.items():
             for number, latency in engines.latency(running, noise[:images], min_seconds=seconds).items():
                 lines[number][column] = latency.median_ms
     return pd.DataFrame(lines), list(missing.values())
+
+
+def _engine(network: models.VGG, software: str, splits: data.Splits | None, noise: torch.Tensor) -> engines.Engine:
+    images = data.normalize(splits.train.images[:CALIBRATION_IMAGES], network.normalization) if splits else noise[:FEW]
+    return engines.Engine(software, network, images)
 
 
 def top1_pct(engine: engines.Engine, split: data.Split, normalization: models.Normalization) -> float:
