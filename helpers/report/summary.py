@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers import settings
-from helpers.report import evidence, look
+from helpers import results, settings
+from helpers.report import claims, evidence, look
 from helpers.report.tables import HEADINGS
 
 COLUMNS = ["seeds", "sparsity_pct", "size_mib", "effective_macs", "time_batch128_ms", "epochs", "top1_pct"]
 SHORT = ("dense_finetuned", "layerwise_magnitude", "repaired", "lasso_channels")
 MARKED = re.compile(r"(?<=<!-- results -->\n).*(?=<!-- end of results -->)", re.DOTALL)
+CHEAPEST = (
+    "The cheapest way that surely loses at most one point of top-1, and how many times less it costs than the dense network:"
+)
 INTRODUCTION = """# All results of the study
 
 Means over trainings with other seeds. *Effective MACs* touch a weight that is not zero; time is that of the fastest software
@@ -24,7 +27,7 @@ def texts(frame: pd.DataFrame) -> dict[Path, str]:
     """The files that show the results as Markdown, with what has to stand in them; `frame` as `study.frame` gives it."""
     networks, readme = evidence.networks(frame), settings.ROOT / "README.md"
     return {
-        readme: MARKED.sub(lambda _: short_table(networks), readme.read_text(encoding="utf-8")),
+        readme: MARKED.sub(lambda _: f"{short_table(networks)}\n{CHEAPEST}\n\n{use_when(frame)}", readme.read_text("utf-8")),
         settings.ROOT / "results" / "README.md": f"{INTRODUCTION}\n{long_table(networks)}",
     }
 
@@ -42,6 +45,20 @@ def short_table(networks: pd.DataFrame) -> str:
     return _table(["data set", "network", "file", "CPU speed¹", "top-1"], lines)
 
 
+def use_when(frame: pd.DataFrame) -> str:
+    """What to use for each need: a line a need, a column a data set."""
+    datasets = list(frame["dataset"].unique())
+    cells: dict[str, list[str]] = {need: [] for need in claims.NEEDS}
+    for dataset in datasets:
+        timed = results.contenders(settings.PROFILES["study"], dataset)
+        chosen = claims.decisions(frame, dataset, timed).set_index("need")
+        for need, cell in cells.items():
+            sure = need in chosen.index and pd.notna(chosen.network[need])
+            cell.append(f"{chosen.network[need]}: {chosen.times_less[need]:.1f}×" if sure else "–")
+    lines = [[need, *cell] for need, cell in cells.items()]
+    return _table(["what you need", *map(look.dataset, datasets)], lines, names=1 + len(datasets))
+
+
 def long_table(networks: pd.DataFrame) -> str:
     """Every network, a line each."""
     heads = [f"{HEADINGS[column].title} {HEADINGS[column].unit}".strip() for column in COLUMNS]
@@ -52,7 +69,7 @@ def long_table(networks: pd.DataFrame) -> str:
     return _table(["Data set", "Network", *heads], lines)
 
 
-def _table(heads: list[str], lines: Iterable[list[str]]) -> str:
-    """Lines of text as a Markdown table: names to the left, numbers to the right."""
-    under = ["---", "---", *["---:"] * (len(heads) - 2)]
+def _table(heads: list[str], lines: Iterable[list[str]], names: int = 2) -> str:
+    """Lines of text as a Markdown table: names, which come first, to the left, numbers to the right."""
+    under = ["---"] * names + ["---:"] * (len(heads) - names)
     return "".join(f"| {' | '.join(line)} |\n" for line in (heads, under, *lines))
