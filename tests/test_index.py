@@ -1,5 +1,7 @@
 """The first page is computed from whatever results there are."""
 
+import math
+
 import pandas as pd
 import pytest
 import synthetic
@@ -29,6 +31,19 @@ def test_the_answer_follows_the_results():
     worse = answers({PRUNED: {"size_mib": 60.0, "top1_pct": 90.0, **slow}})
     assert [text.partition(":")[0] for text in worse] == ["No for size", "No for speed", "The cost"]
     assert "2.7 points" in worse[2]  # CIFAR-10's, which is the larger loss
+
+
+def test_a_file_without_training_is_told_where_every_data_set_has_a_sure_one():
+    assert math.isnan(index.untrained(synthetic.frame()))  # nothing was repaired there
+    repaired = {"method": "repaired", "epochs": 0, "size_int8_mib": 1.0, "int8_top1_pct": 92.6}
+    whole = pd.concat([synthetic.frame(), synthetic.frame().assign(seed=1)], ignore_index=True)  # no noise of seeds
+    made = whole[(whole.method == PRUNED[0]) & (whole.label == "") & (whole.seed == 0)].assign(**repaired)
+    made["int8_top1_pct"] = made.top1_pct
+    frame = pd.concat([whole, made], ignore_index=True)
+    sizes = frame[frame.method == "dense"].groupby("dataset").size_mib.first()
+    assert index.untrained(frame) == pytest.approx(sizes.min())
+    words_of_size = " ".join(first_page(frame).select_one(".answer li").get_text().split())
+    assert words_of_size.endswith(f"in int8, with nothing trained, {sizes.min():.0f} times.")
 
 
 def test_quantising_is_told_beside_pruning():
