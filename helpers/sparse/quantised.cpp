@@ -1,11 +1,11 @@
 // Convolutions and matrix products of 8-bit numbers that touch the non-zero blocks of weights only.
 //
-// A block is four weights: four neighbouring input channels at one tap of one filter. Activations are unsigned bytes, four
+// A block is four weights: four neighbouring input channels at one tap of one filter. Activations are bytes from 0 to 127, four
 // channels of one position and one image side by side (an *element* of 32 bits); weights are signed bytes. A processor with VNNI
-// multiplies four such pairs and adds them to a 32-bit sum in one instruction; without it bytes are widened to 16 bits while
-// packing, and pairs of exact products are added (`vpmaddwd`). Either way sums are exact, and so are bit for bit what a plain
-// loop over 32-bit integers gives. Then sum * scale + bias, each operation rounded to float32, is rounded to the nearest byte,
-// ties to even; below 0 and above 255 it saturates, which is ReLU as well.
+// multiplies four such pairs and adds them to a 32-bit sum in one instruction; without it two products are added in 16 bits
+// (`vpmaddubsw`), which activations of 7 bits never leave, and two such sums in 32. Either way sums are exact, and so are bit
+// for bit what a plain loop over 32-bit integers gives. Then sum * scale + bias, each operation rounded to float32, is rounded
+// to the nearest whole number, ties to even; below 0 and above 127 it saturates, which is ReLU as well.
 //
 // Everything else is as in convolution.cpp: a task is a tile of outputs for a chunk of filters, its inputs are packed by blocks
 // of channels that fit the L1 cache, and each filter runs over its list of (offset, block) pairs with the tile's sums in
@@ -28,7 +28,7 @@
 
 // One layer as Python describes it; keep in step with `Layer` in quantised.py.
 struct Layer {
-  const void* values;       // four int8 a block, or int16 where bytes are widened
+  const void* values;       // four int8 a block
   const uint16_t* offsets;  // vectors (images) or elements (positions) from the beginning of the packed block
   const int32_t* starts;    // the pairs of channel block b and filter f are those from starts[b * filters + f] to the next start
   const float* scale;
@@ -46,23 +46,17 @@ namespace {
 
 #if defined(PLAIN)
 constexpr int kLanes = PLAIN;
-constexpr bool kWords = false;
 #elif defined(__AVX512VNNI__)
 constexpr int kLanes = 16;
-constexpr bool kWords = false;
 #elif defined(__AVXVNNI__)
 constexpr int kLanes = 8;
-constexpr bool kWords = false;
 #elif defined(__AVX2__)
 constexpr int kLanes = 8;
-constexpr bool kWords = true;
 #else
 constexpr int kLanes = 0;  // no kernels: Python says so
-constexpr bool kWords = false;
 #endif
 
 constexpr int V = kLanes > 0 ? kLanes : 8;
-constexpr int kHalves = kWords ? 2 : 1;                    // vectors of packed input for one vector of sums
 constexpr int kRows = 4, kColumns = V == 16 ? 4 : 2;       // of a tile in images
 constexpr int kMostAccumulators = 8;                       // vectors of a tile in positions, image blocks of a product
 typedef int32_t Sums __attribute__((vector_size(V * 4), aligned(4), may_alias));
@@ -70,41 +64,25 @@ typedef uint32_t Elements __attribute__((vector_size(V * 4), aligned(4), may_ali
 typedef float Floats __attribute__((vector_size(V * 4), aligned(4), may_alias));
 
 // The weights of one block, in every lane.
-struct Weights {
-  Elements half[kHalves];
-  explicit Weights(const Layer& layer, int64_t i) {
-    const uint32_t* values = static_cast<const uint32_t*>(layer.values) + i * kHalves;
-    for (int h = 0; h < kHalves; ++h) half[h] = Elements{} + values[h];
-  }
-};
+inline Elements weights(const Layer& layer, int64_t i) { return Elements{} + static_cast<const uint32_t*>(layer.values)[i]; }
 
-// sum + the four products in each lane; x: the packed vector, its second half `half` elements further.
-inline Sums dot(Sums sum, const Weights& w, const uint32_t* x, int64_t half) {
+// sum + the four products in each lane.
+inline Sums dot(Sums sum, Elements w, const uint32_t* x) {
 #if defined(PLAIN)
   for (int lane = 0; lane < V; ++lane)
     for (int c = 0; c < 4; ++c)
-      sum[lane] += static_cast<int32_t>(x[lane] >> 8 * c & 255) * static_cast<int8_t>(w.half[0][lane] >> 8 * c);
+      sum[lane] += static_cast<int32_t>(x[lane] >> 8 * c & 255) * static_cast<int8_t>(w[lane] >> 8 * c);
   return sum;
 #elif defined(__AVX512VNNI__)
-  return (Sums)_mm512_dpbusd_epi32((__m512i)sum, _mm512_loadu_si512(x), (__m512i)w.half[0]);
+  return (Sums)_mm512_dpbusd_epi32((__m512i)sum, _mm512_loadu_si512(x), (__m512i)w);
 #elif defined(__AVXVNNI__)
-  return (Sums)_mm256_dpbusd_avx_epi32((__m256i)sum, _mm256_loadu_si256((const __m256i*)x), (__m256i)w.half[0]);
+  return (Sums)_mm256_dpbusd_avx_epi32((__m256i)sum, _mm256_loadu_si256((const __m256i*)x), (__m256i)w);
 #elif defined(__AVX2__)
-  sum += (Sums)_mm256_madd_epi16(_mm256_loadu_si256((const __m256i*)x), (__m256i)w.half[0]);
-  return sum + (Sums)_mm256_madd_epi16(_mm256_loadu_si256((const __m256i*)(x + half)), (__m256i)w.half[1]);
+  const __m256i pairs = _mm256_maddubs_epi16(_mm256_loadu_si256((const __m256i*)x), (__m256i)w);
+  return sum + (Sums)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
 #else
   return sum;
 #endif
-}
-
-// Elements as they are, or widened: two channels as 16-bit numbers in each half.
-inline void pack(Elements x, uint32_t* to, int64_t half) {
-  if (kWords) {
-    *reinterpret_cast<Elements*>(to) = (x & 0xff) | ((x & 0xff00) << 8);
-    *reinterpret_cast<Elements*>(to + half) = (x >> 16 & 0xff) | ((x >> 8) & 0xff0000);
-  } else {
-    *reinterpret_cast<Elements*>(to) = x;
-  }
 }
 
 // A buffer of the calling thread for the packed tile (0) or the sums (1).
@@ -130,10 +108,10 @@ void* scratch(int which, int64_t bytes) {
 // sums[r][c] += the products of the list with x[offset + r * S + c]; S is the row stride of the packed tile in vectors, U the
 // unit of offsets in elements. The first block of channels starts from 0.
 template <int R, int C, int S, int U>
-inline __attribute__((always_inline)) void accumulate(const uint32_t* x, int64_t half, const Layer& layer, int64_t filter,
-                                                      int64_t block, int32_t* sums) {
-  constexpr int T = R * C, step = U == 1 ? V : V * kHalves;  // elements from one vector of the tile to the next
-  constexpr int ways = T >= 4 ? 1 : 4 / T;                   // few sums: independent copies hide the latency of an addition
+inline __attribute__((always_inline)) void accumulate(const uint32_t* x, const Layer& layer, int64_t filter, int64_t block,
+                                                      int32_t* sums) {
+  constexpr int T = R * C;
+  constexpr int ways = T >= 4 ? 1 : 4 / T;  // few sums: independent copies hide the latency of an addition
   const int32_t* start = layer.starts + block * layer.filters + filter;
   const uint16_t* offsets = layer.offsets;
   Sums acc[ways][T];
@@ -148,21 +126,21 @@ inline __attribute__((always_inline)) void accumulate(const uint32_t* x, int64_t
   for (; i + ways <= end; i += ways) {
 #pragma GCC unroll 4
     for (int w = 0; w < ways; ++w) {
-      const Weights weights(layer, i + w);
+      const Elements block_weights = weights(layer, i + w);
       const uint32_t* p = x + static_cast<size_t>(offsets[i + w]) * U;
       OPAQUE(p);
 #pragma GCC unroll 32
       for (int r = 0; r < R; ++r)
 #pragma GCC unroll 32
-        for (int c = 0; c < C; ++c) acc[w][r * C + c] = dot(acc[w][r * C + c], weights, p + (r * S + c) * step, half);
+        for (int c = 0; c < C; ++c) acc[w][r * C + c] = dot(acc[w][r * C + c], block_weights, p + (r * S + c) * V);
     }
   }
   if constexpr (ways > 1)
     for (; i < end; ++i) {
-      const Weights weights(layer, i);
+      const Elements block_weights = weights(layer, i);
 #pragma GCC unroll 4
       for (int t = 0; t < T; ++t)
-        acc[0][t] = dot(acc[0][t], weights, x + static_cast<size_t>(offsets[i]) * U + t * step, half);
+        acc[0][t] = dot(acc[0][t], block_weights, x + static_cast<size_t>(offsets[i]) * U + t * V);
     }
 #pragma GCC unroll 32
   for (int t = 0; t < T; ++t) {
@@ -191,11 +169,11 @@ int64_t filters_per_task(int64_t filters, int64_t tiles, int64_t even, int64_t t
 
 inline Sums larger(Sums a, Sums b) { return a > b ? a : b; }
 
-// Sums of filter f as bytes in 32 bits each: the nearest to sum * scale + bias, ties to even, from 0 to 255.
+// Sums of filter f as bytes in 32 bits each: the nearest to sum * scale + bias, ties to even, from 0 to 127.
 inline Elements rounded(const Layer& g, Sums sum, int64_t f) {
   Floats y = __builtin_convertvector(sum, Floats) * g.scale[f] + g.bias[f];
   y = y > 0.0f ? y : Floats{};
-  y = y < 255.0f ? y : Floats{} + 255.0f;
+  y = y < 127.0f ? y : Floats{} + 127.0f;
   return (Elements)(y + 12582912.0f) & 0xff;  // 1.5 * 2^23: what is added to it is rounded to a whole number
 }
 
@@ -218,7 +196,7 @@ void conv_images_tiled(const Layer& g, const uint32_t* x, uint32_t* out, int64_t
   const int64_t shrink = g.pool ? 2 : 1, out_width = g.out_width / shrink, plane = g.out_height / shrink * out_width;
   const Elements outside = Elements{} + static_cast<uint32_t>(g.zero * 0x01010101);
   parallel(tiles * chunks, threads, [&](int64_t begin, int64_t end) {
-    uint32_t* packed = static_cast<uint32_t*>(scratch(0, g.block * rows * columns * V * kHalves * 4));
+    uint32_t* packed = static_cast<uint32_t*>(scratch(0, g.block * rows * columns * V * 4));
     int32_t* sums = static_cast<int32_t*>(scratch(1, chunk * T * V * 4));
     for (int64_t task = begin; task < end; ++task) {
       const int64_t f0 = task % chunks * chunk, f1 = std::min(f0 + chunk, g.filters);
@@ -228,13 +206,13 @@ void conv_images_tiled(const Layer& g, const uint32_t* x, uint32_t* out, int64_t
         uint32_t* to = packed;
         for (int64_t c = b * g.block; c < std::min((b + 1) * g.block, g.groups); ++c)
           for (int64_t y = y0 - g.padding; y < y0 - g.padding + rows; ++y)
-            for (int64_t q = x0 - g.padding; q < x0 - g.padding + columns; ++q, to += V * kHalves) {
+            for (int64_t q = x0 - g.padding; q < x0 - g.padding + columns; ++q, to += V) {
               const bool inside = y >= 0 && y < g.height && q >= 0 && q < g.width;
               const uint32_t* from = x + (((image * g.groups + c) * g.height + y) * g.width + q) * V;
-              pack(inside ? *reinterpret_cast<const Elements*>(from) : outside, to, V);
+              *reinterpret_cast<Elements*>(to) = inside ? *reinterpret_cast<const Elements*>(from) : outside;
             }
         for (int64_t f = f0; f < f1; ++f)
-          accumulate<R, C, columns, V * kHalves>(packed, V, g, f, b, sums + (f - f0) * T * V);
+          accumulate<R, C, columns, V>(packed, g, f, b, sums + (f - f0) * T * V);
       }
       const int64_t down = std::min<int64_t>(R, g.out_height - y0), across = std::min<int64_t>(C, g.out_width - x0);
       for (int64_t f = f0; f < f1; f += 4) {
@@ -259,7 +237,7 @@ void product_images_grouped(const Layer& g, const uint32_t* x, void* out, int64_
   const int64_t tiles = (images + G - 1) / G, step = g.pool ? 16 : 4, outputs = g.filters / step;
   const int64_t chunk = filters_per_task(g.filters, tiles, step, threads), chunks = (g.filters + chunk - 1) / chunk;
   parallel(tiles * chunks, threads, [&](int64_t begin, int64_t end) {
-    uint32_t* packed = static_cast<uint32_t*>(scratch(0, g.block * G * V * kHalves * 4));
+    uint32_t* packed = static_cast<uint32_t*>(scratch(0, g.block * G * V * 4));
     int32_t* sums = static_cast<int32_t*>(scratch(1, chunk * G * V * 4));
     for (int64_t task = begin; task < end; ++task) {
       const int64_t f0 = task % chunks * chunk, f1 = std::min(f0 + chunk, g.filters), i0 = task / chunks * G;
@@ -267,12 +245,12 @@ void product_images_grouped(const Layer& g, const uint32_t* x, void* out, int64_
       for (int64_t b = 0; b < g.blocks; ++b) {
         uint32_t* to = packed;
         for (int64_t c = b * g.block; c < std::min((b + 1) * g.block, g.groups); ++c)
-          for (int64_t i = 0; i < G; ++i, to += V * kHalves) {
+          for (int64_t i = 0; i < G; ++i, to += V) {
             const uint32_t* from = x + ((i0 + std::min(i, present - 1)) * g.groups + c) * V;
-            pack(*reinterpret_cast<const Elements*>(from), to, V);
+            *reinterpret_cast<Elements*>(to) = *reinterpret_cast<const Elements*>(from);
           }
         for (int64_t f = f0; f < f1; ++f)
-          accumulate<1, G, 0, G * V * kHalves>(packed, V, g, f, b, sums + (f - f0) * G * V);
+          accumulate<1, G, 0, G * V>(packed, g, f, b, sums + (f - f0) * G * V);
       }
       for (int64_t i = 0; i < present; ++i) {
         const int32_t* own = sums + i * V;
@@ -298,11 +276,11 @@ void product_images_grouped(const Layer& g, const uint32_t* x, void* out, int64_
 
 // --------------------------------------------------------------------------------------------- positions in the vector
 
-using Accumulate = void (*)(const uint32_t*, int64_t, const Layer&, int64_t, int64_t, int32_t*);
+using Accumulate = void (*)(const uint32_t*, const Layer&, int64_t, int64_t, int32_t*);
 
 template <int T>
-void accumulate_positions(const uint32_t* x, int64_t half, const Layer& g, int64_t filter, int64_t block, int32_t* sums) {
-  accumulate<1, T, 0, 1>(x, half, g, filter, block, sums);
+void accumulate_positions(const uint32_t* x, const Layer& g, int64_t filter, int64_t block, int32_t* sums) {
+  accumulate<1, T, 0, 1>(x, g, filter, block, sums);
 }
 
 Accumulate positions_kernel(int64_t vectors) {
@@ -318,7 +296,6 @@ Accumulate positions_kernel(int64_t vectors) {
 extern "C" {
 
 int lanes() { return kLanes; }
-int words() { return kWords; }
 int tile_rows() { return kRows; }
 int tile_columns() { return kColumns; }
 int most_accumulators() { return kMostAccumulators; }
@@ -349,8 +326,8 @@ int conv_positions(const Layer* layer, const void* x, void* out, int64_t images,
   const int64_t vectors = (g.rows * g.columns + V - 1) / V, computed = vectors * V;
   const Accumulate kernel = positions_kernel(vectors);
   if (kernel == nullptr) return 1;
-  // packed[element][kernel column][half][row][column]: one shifted copy a kernel column, so that a tile is contiguous
-  const int64_t packed_rows = g.rows + g.kernel - 1, half = packed_rows * g.columns, area = g.kernel * kHalves * half;
+  // packed[element][kernel column][row][column]: one shifted copy a kernel column, so that a tile is contiguous
+  const int64_t packed_rows = g.rows + g.kernel - 1, area = g.kernel * packed_rows * g.columns;
   const int64_t tiles_y = (g.out_height + g.rows - 1) / g.rows, tiles_x = (g.out_width + g.columns - 1) / g.columns;
   const int64_t tiles = images * tiles_y * tiles_x;
   const int64_t chunk = filters_per_task(g.filters, tiles, 4, threads), chunks = (g.filters + chunk - 1) / chunk;
@@ -366,7 +343,7 @@ int conv_positions(const Layer* layer, const void* x, void* out, int64_t images,
       for (int64_t b = 0; b < g.blocks; ++b) {
         uint32_t* to = packed;
         for (int64_t c = b * g.block; c < std::min((b + 1) * g.block, g.groups); ++c)
-          for (int64_t kx = 0; kx < g.kernel; ++kx, to += (kHalves - 1) * half) {
+          for (int64_t kx = 0; kx < g.kernel; ++kx) {
             const int64_t first = x0 + kx - g.padding, before = std::clamp<int64_t>(-first, 0, g.columns);
             const int64_t until = std::clamp(g.width - first, before, g.columns);
             for (int64_t r = 0; r < packed_rows; ++r, to += g.columns) {
@@ -374,17 +351,13 @@ int conv_positions(const Layer* layer, const void* x, void* out, int64_t images,
               const bool within = y >= 0 && y < g.height;
               const uint32_t* row =
                   static_cast<const uint32_t*>(x) + ((image * g.groups + c) * g.height + y) * g.width + first;
-              const auto put = [&](int64_t q, uint32_t e) {
-                to[q] = kWords ? (e & 0xff) | (e & 0xff00) << 8 : e;
-                if (kWords) to[q + half] = (e >> 16 & 0xff) | (e >> 8 & 0xff0000);
-              };
               const int64_t left = within ? before : g.columns, right = within ? until : g.columns;
-              for (int64_t q = 0; q < left; ++q) put(q, outside);
-              for (int64_t q = left; q < right; ++q) put(q, row[q]);  // the compiler makes vectors of it
-              for (int64_t q = right; q < g.columns; ++q) put(q, outside);
+              for (int64_t q = 0; q < left; ++q) to[q] = outside;
+              for (int64_t q = left; q < right; ++q) to[q] = row[q];  // the compiler makes vectors of it
+              for (int64_t q = right; q < g.columns; ++q) to[q] = outside;
             }
           }
-        for (int64_t f = f0; f < f1; ++f) kernel(packed, half, g, f, b, sums + (f - f0) * computed);
+        for (int64_t f = f0; f < f1; ++f) kernel(packed, g, f, b, sums + (f - f0) * computed);
       }
       const int64_t down = std::min(g.rows, g.out_height - y0), across = std::min(g.columns, g.out_width - x0);
       for (int64_t f = f0; f < f1; f += 4) {
@@ -421,8 +394,7 @@ int product_single(const Layer* layer, const void* x, void* out, int64_t images,
           const uint32_t* input = static_cast<const uint32_t*>(x) + image * g.groups + b * g.block;
           for (int32_t i = g.starts[b * g.filters + f0 + k]; i < g.starts[b * g.filters + f0 + k + 1]; ++i)
             for (int c = 0; c < 4; ++c) {
-              const int32_t w = kWords ? static_cast<const int16_t*>(g.values)[4 * i + c] : static_cast<const int8_t*>(g.values)[4 * i + c];
-              sum[k][0] += w * static_cast<int32_t>(input[g.offsets[i]] >> 8 * c & 255);
+              sum[k][0] += static_cast<const int8_t*>(g.values)[4 * i + c] * static_cast<int32_t>(input[g.offsets[i]] >> 8 * c & 255);
             }
         }
       if (g.floats)

@@ -1,9 +1,9 @@
 """A pruned network in 8-bit whole numbers that touches non-zero blocks of weights only.
 
-Weights are int8 with a scale a filter (`storage.quantise`), activations uint8 with a scale a layer, chosen from images. A block
-is four neighbouring input channels at one tap of one filter: what one instruction of a processor multiplies at once, so a block
-is skipped where all four are zero (`repair.together(…, block=4)` prunes so). Sums are exact on every processor: with VNNI as it
-multiplies bytes, on AVX2 without it in 16 bits; elsewhere the network is refused.
+Weights are int8 with a scale a filter (`storage.quantise`), activations whole numbers from 0 to 127 with a scale a layer, chosen
+from images. A block is four neighbouring input channels at one tap of one filter: what one instruction of a processor multiplies
+at once, so a block is skipped where all four are zero (`repair.together(…, block=4)` prunes so). Activations of 7 bits make sums
+exact on every processor with AVX2, with VNNI or without: two products fit 16 bits. Elsewhere the network is refused.
 """
 
 import ctypes
@@ -22,6 +22,7 @@ from helpers.sparse.layers import IMAGES, MOST_OFFSET, POSITIONS, Offset, Operat
 from helpers.sparse.network import layout_of, operations, sized
 
 BLOCK = 4  # channels
+MOST = 127  # of an activation; keep in step with quantised.cpp
 KERNELS = (1, 3)  # sizes, at stride 1
 
 
@@ -46,9 +47,9 @@ def _library() -> ctypes.CDLL:
 
 @dataclass(frozen=True)
 class Quantised:
-    """An operation in whole numbers: bytes x → the nearest byte to (Σ weight · x) · scale + bias, or that as float32.
+    """An operation in whole numbers: x from 0 to 127 → the nearest to (Σ weight · x) · scale + bias, or that as float32.
 
-    Outside the map x is `zero`. Ties go to the even byte; what is below 0 or above 255 saturates, which is the ReLU.
+    Outside the map x is `zero`. Ties go to the even number; what is below 0 or above 127 saturates, which is the ReLU.
     """
 
     op: Operation  # its shape, padding and pool
@@ -70,11 +71,11 @@ class Range:
     def of(cls, x: Tensor) -> "Range":
         """From the least value, or 0, to the largest."""
         low, high = min(0.0, float(x.min())), float(x.max())
-        scale = (high - low) / 255 or 1.0
+        scale = (high - low) / MOST or 1.0
         return cls(scale, round(-low / scale))
 
     def bytes(self, x: Tensor) -> Tensor:
-        return (x / self.scale).round().add_(self.zero).clamp_(0, 255).to(torch.uint8)
+        return (x / self.scale).round().add_(self.zero).clamp_(0, MOST).to(torch.uint8)
 
 
 @torch.no_grad()
@@ -159,8 +160,6 @@ def _step(function: str, q: Quantised, weight: Tensor, block: int, offset: Offse
     """A call of one compiled function on elements; `shape` is the output's, without its first dimension."""
     library, rows = _library(), len(weight)
     tensors = layers.lists(weight, block, offset)
-    words = torch.from_numpy(tensors["values"].numpy().view(np.int8))
-    tensors["values"] = words.short() if library.words() else words
     # outputs of a map lie by elements: four filters at one position, then at the next
     repeats = rows // (-(-len(q.weight) // BLOCK) * BLOCK)
     for name in ("scale", "bias"):
@@ -193,7 +192,7 @@ def _product(q: Quantised, channels: int, height: int, width: int) -> tuple[Tens
 def images_step(q: Quantised, channels: int, height: int, width: int) -> Step:
     """(N / lanes, channels / 4, height, width, lanes) elements → the same of the output, or float32 (N, filters)."""
     library, op = _library(), q.op
-    vector = 4 * library.lanes() * (2 if library.words() else 1)  # packed bytes
+    vector = 4 * library.lanes()  # packed bytes
     if op.linear or (not q.zero and max(height, width) <= 2 and max(op.out_size(height, width)) <= 2):
         weight, size = _product(q, channels, height, width)
         pool, groups = op.pool and size == (2, 2), weight.shape[1]
@@ -219,9 +218,9 @@ def positions_step(q: Quantised, channels: int, height: int, width: int) -> Step
     weight, kernel = packed(q.weight), op.weight.shape[-1]
     numbers, shape = _geometry(q, weight, height, width)
     rows, columns = layers.tile(op, height, width, library.lanes() * library.most_accumulators())
-    packed_rows, halves = rows + kernel - 1, 2 if library.words() else 1
-    area = kernel * halves * packed_rows * columns
-    offset = lambda c, ky, kx: ((c * kernel + kx) * halves * packed_rows + ky) * columns  # noqa: E731
+    packed_rows = rows + kernel - 1
+    area = kernel * packed_rows * columns
+    offset = lambda c, ky, kx: ((c * kernel + kx) * packed_rows + ky) * columns  # noqa: E731
     block = layers.per_block(weight.shape[1], 4 * area, MOST_OFFSET // area)
     return _step("conv_positions", q, weight, block, offset, shape, **numbers, rows=rows, columns=columns)
 
