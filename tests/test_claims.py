@@ -335,24 +335,28 @@ def test_one_line_a_statement_and_data_set():
     assert "CIFAR-100" in other.loc["grasp_fails", "evidence"]
 
 
-def test_several_starts_of_every_early_method_decide_about_accuracy_and_not_about_files():
+def test_several_starts_of_every_early_method_decide_between_them_and_not_about_files_or_trained_networks():
     early_networks = (claims.NEW, claims.ABSOLUTE, *claims.UNTRAINED)
     once = frame(
         at(DENSE, size_mib=58.0),
         *(at(network, 50.0, size_mib=60.0) for network in early_networks),
         at(claims.LASSO, size_mib=5.0),
         at(claims.LAYERWISE, size_mib=9.0),
+        at(claims.FINETUNED, size_mib=58.0),
     )
     tops = {claims.SNIP: 80.0, claims.GRASP: 60.0, claims.ABSOLUTE: 60.0}
     starts = [
         at(network, bits(tops.get(network, 70.0) + s / 10), seed=s, size_mib=0.1) for network in early_networks for s in range(3)
     ]
-    verdicts = {}
+    verdicts, values = {}, {}
     for name, early in (("alone", None), ("one missing", frame(*starts[3:])), ("whole", frame(*starts))):
-        verdicts[name] = claims.judge(once, early).set_index(["id", "dataset"])["verdict"]
+        judged = claims.judge(once, early).set_index(["id", "dataset"])
+        verdicts[name], values[name] = judged["verdict"], judged["value"]
         assert verdicts[name]["all_shrink", "cifar10"] == REFUTED  # GraSP's own file, whatever was compared beside it
     assert verdicts["alone"]["snip_better", "cifar10"] == verdicts["one missing"]["snip_better", "cifar10"] == UNDECIDED
     assert verdicts["whole"]["snip_better", "cifar10"] == SUPPORTED
+    trained = "after_training_better", "cifar10"  # of another width than the starts
+    assert values["whole"][trained] == values["alone"][trained] and verdicts["whole"][trained] == UNDECIDED
 
 
 def test_a_line_holds_text_for_a_table_and_numbers_for_a_figure():

@@ -4,7 +4,7 @@ import pytest
 import synthetic
 
 from helpers import results, settings, statistics, timing
-from helpers.report import evidence, summary
+from helpers.report import claims, evidence, summary
 
 
 @pytest.fixture(scope="module")
@@ -53,3 +53,25 @@ def test_an_epoch_after_repair_gains_what_notebook_01_says(dataset):
     )
     assert not tuned.decided  # "adds nothing"
     assert of_magnitude.decided and of_magnitude.difference < 0  # "stay behind, with that epoch too"
+
+
+def test_methods_before_training_stand_as_notebook_02_says():
+    quarter = results.frame(settings.PROFILES["quarter"])
+    frame = quarter[quarter.dataset == "cifar10"]
+
+    def compared(ours: tuple[str, str], theirs: tuple[str, str]) -> statistics.Comparison:
+        sides = (frame[(frame.method == method) & (frame.label == label)] for method, label in (ours, theirs))
+        return statistics.compare(*sides, frame)
+
+    early = (claims.ABSOLUTE, *claims.UNTRAINED)
+    for network in early:
+        lost = compared(network, claims.NEW)
+        assert lost.decided and lost.difference < 0 and min(lost.seeds) > 1
+    top1 = {network: frame[(frame.method == network[0]) & (frame.label == network[1])].top1_pct.mean() for network in early}
+    assert min(top1, key=top1.get) == claims.RANDOM  # "random masks lose most"
+    better, same = compared(claims.SNIP, claims.GRASP), compared(claims.SNIP, claims.ABSOLUTE)
+    assert better.decided and better.difference > 0 and not same.decided
+    sign = compared(claims.ABSOLUTE, claims.GRASP)
+    assert sign.decided and sign.difference > 0
+    published = [claims.RANDOM, ("grasp", ""), claims.SNIP, ("synflow", "")]  # and magnitude before SynFlow, which is lower here
+    assert sorted(published, key=top1.get) == published and top1["magnitude_init", ""] < top1[claims.SNIP]

@@ -78,6 +78,8 @@ RULES: dict[str, Rule] = {
     "lottery_ticket": Difference(((REWOUND, REINITIALIZED), *((REWOUND, early) for early in UNTRAINED))),
 }
 
+OF_EARLY = {"grasp_fails", "criterion_fails", "snip_better", "gradient_flow"}  # about methods before training alone
+
 USABLE = ("", "curve_finetuned", *(label for _, label in LASSO_CURVE))  # labels of the networks that one could choose from,
 USABLE_REPAIRED = ("curve", "blocks", "macs", "blocks_macs")  # and of repaired ones besides
 LOSE = 1.0  # points of top-1 that somebody would give
@@ -114,13 +116,13 @@ def judge(frame: pd.DataFrame, early: pd.DataFrame | None = None) -> pd.DataFram
     """Every statement judged on every data set of the frame that it is about, one line each (also where there is none).
 
     `early`: results that compare methods before training with each other, at another width than the frame's; where it has them
-    (see `with_early`) they decide about accuracies, and the frame's about sizes and times.
+    (see `with_early`) they decide `OF_EARLY`. With trained networks, of the frame's width, they are not compared.
     `ours`, `theirs`, `threshold` and `evidence` are text for a table; `value`, `low` and `high` numbers in `unit` (95 % limits,
     wider where several pairs are searched; of test images alone where one seed is all there is).
     """
     evidence, lines = {dataset: Evidence(frame, dataset) for dataset in dict.fromkeys(frame["dataset"])}, []
     merged = frame if early is None else with_early(frame, early)
-    of_accuracy = {dataset: Evidence(merged, dataset) for dataset in evidence}
+    of_early = {dataset: Evidence(merged, dataset) for dataset in evidence}
     for statement in STATEMENTS:
         about = statement["datasets"].split() or list(evidence)
         for dataset in [name for name in evidence if name in about] or list(evidence)[:1]:
@@ -128,7 +130,7 @@ def judge(frame: pd.DataFrame, early: pd.DataFrame | None = None) -> pd.DataFram
                 if dataset not in about:
                     raise Missing(f"the statement is about {' and '.join(map(look.dataset, about))}")
                 rule = RULES[statement["id"]]
-                chosen = of_accuracy if isinstance(rule, Difference | Provided | MoreGradient) else evidence
+                chosen = of_early if statement["id"] in OF_EARLY else evidence
                 found = rule.judge(chosen[dataset])
             except Missing as gap:
                 found = Judgement(NOT_MEASURED, str(gap), math.nan, "", "")
