@@ -109,7 +109,9 @@ def with_early(frame: pd.DataFrame, early: pd.DataFrame) -> pd.DataFrame:
     if not whole:
         return frame
     replaced = frame["dataset"].isin(whole) & frame["method"].isin(early["method"])
-    return pd.concat([frame[~replaced], early[early["dataset"].isin(whole)]], ignore_index=True)
+    merged = pd.concat([frame[~replaced], early[early["dataset"].isin(whole)]], ignore_index=True)
+    order = {dataset: place for place, dataset in enumerate(frame["dataset"].unique())}
+    return merged.sort_values("dataset", key=lambda names: names.map(order), kind="stable", ignore_index=True)
 
 
 def judge(frame: pd.DataFrame, early: pd.DataFrame | None = None) -> pd.DataFrame:

@@ -47,7 +47,7 @@ GAP = '<span role="img" aria-label="no value">–</span>'
 DOT = '<span class="dot" style="display: inline-block; width: .62em; height: .62em; border-radius: 50%; background: {}"></span> '
 WHOLE = '<span style="white-space: nowrap">{}</span>'  # "Top-1" and "CIFAR-10" would break at their hyphen
 NUMBER = re.compile(r"[-+−±~≤≥<>]?\s?\d")
-SPARSITY = re.compile(r" at [\d.]+ %$")  # behind a network's name
+BEHIND = re.compile(r"( at [\d.]+ %)?( in int8|, .+)?$")  # a network's name: its sparsity, how it is kept or run
 LONG = 34  # characters, from where a cell holds a sentence rather than a name
 GROUP = " · "  # between the parts of a group's head
 _Styler = Styler.from_custom_template(str(Path(__file__).parent / "template"), html_table="table.html.tpl")
@@ -212,7 +212,7 @@ def _label(value: object) -> str:
     """Text, escaped; a network's name behind a dot of its colour."""
     texts = []
     for part in map(look.dataset, str(value).split(GROUP)):
-        dot = _COLORS.get(part, _COLORS.get(SPARSITY.sub("", part)))
+        dot = _COLORS.get(part, _COLORS.get(BEHIND.sub("", part)))
         text = (DOT.format(dot) if dot else "") + html.escape(part)
         texts.append(WHOLE.format(text) if part in look.DATASETS.values() else text)
     return GROUP.join(texts)
