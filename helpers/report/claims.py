@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from helpers import results
+from helpers.contenders import TIMES
 from helpers.report import look
 from helpers.report.evidence import Evidence, Missing, called, networks
 from helpers.report.rules import (
@@ -27,6 +28,7 @@ from helpers.report.rules import (
     Rule,
 )
 from helpers.report.tables import number_text, signed_text
+from helpers.settings import Profile
 
 STATEMENTS = look.records("statements.csv")
 
@@ -90,7 +92,6 @@ NEEDS = {  # what somebody needs → the cost that has to be low, and the most e
     "many images at once": ("time_batch128_ms", math.inf),
     "fewer multiply-adds": ("effective_macs", math.inf),
 }
-TIMES = ("time_ms", "time_batch128_ms")
 NOT_TIMED = pd.DataFrame(columns=list(results.CONTENDERS))
 
 
@@ -189,6 +190,12 @@ def decisions(frame: pd.DataFrame, dataset: str, timed: pd.DataFrame = NOT_TIMED
     return pd.DataFrame(lines, columns=["need", "cost", "network", "method", "times_less", "difference", "low", "high", "seeds"])
 
 
+def all_decisions(frame: pd.DataFrame, profile: Profile | str) -> pd.DataFrame:
+    """`decisions` of every data set of the frame (column `dataset`), by the times of all engines where the profile has them."""
+    named = {dataset: results.contenders(profile, dataset) for dataset in frame["dataset"].unique()}
+    return pd.concat([decisions(frame, dataset, timed).assign(dataset=dataset) for dataset, timed in named.items()])
+
+
 def _offers(evidence: Evidence, control: pd.Series, timed: pd.DataFrame) -> pd.DataFrame:
     """Every way to keep or run a network, one line each, with its costs and its difference to the control in points.
 
@@ -196,6 +203,9 @@ def _offers(evidence: Evidence, control: pd.Series, timed: pd.DataFrame) -> pd.D
     """
     costs, offered = {cost for cost, _ in NEEDS.values()}, []
     for line in evidence.lines:
+        found = evidence.compare(line, control)
+        if found.total is None or line["epochs"] > control["epochs"]:
+            continue
         network = line["method"], line["label"]
         plain = {cost: line[cost] for cost in costs if timed.empty or cost not in TIMES}
         ways = [(called(line), 0.0, plain)] if network not in (DENSE, FINETUNED) else []
@@ -204,9 +214,6 @@ def _offers(evidence: Evidence, control: pd.Series, timed: pd.DataFrame) -> pd.D
         for way in timed[(timed["method"] == network[0]) & (timed["label"] == network[1]) & first].to_dict("records"):
             change = way["top1_pct"] - line["top1_pct"] if "int8" in way["software"] else 0.0
             ways.append((f"{called(line)}, {way['software']}", change, {cost: way[cost] for cost in TIMES}))
-        found = evidence.compare(line, control)
-        if found.total is None or line["epochs"] > control["epochs"]:
-            continue
         about, limits = {"method": network[0], "epochs": line["epochs"], "seeds": found.seeds}, found.total
         for name, change, cost in ways:
             moved = {"difference": limits.value + change, "low": limits.low + change, "high": limits.high + change}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from helpers import results, settings
+from helpers import settings
 from helpers.report import claims, evidence, look
 from helpers.report.tables import HEADINGS
 
@@ -48,14 +48,11 @@ def short_table(networks: pd.DataFrame) -> str:
 def use_when(frame: pd.DataFrame) -> str:
     """What to use for each need: a line a need, a column a data set."""
     datasets = list(frame["dataset"].unique())
-    cells: dict[str, list[str]] = {need: [] for need in claims.NEEDS}
-    for dataset in datasets:
-        timed = results.contenders(settings.PROFILES["study"], dataset)
-        chosen = claims.decisions(frame, dataset, timed).set_index("need")
-        for need, cell in cells.items():
-            sure = need in chosen.index and pd.notna(chosen.network[need])
-            cell.append(f"{chosen.network[need]}: {chosen.times_less[need]:.1f}×" if sure else "–")
-    lines = [[need, *cell] for need, cell in cells.items()]
+    chosen = claims.all_decisions(frame, "study").dropna(subset="network")
+    texts = [f"{line.network}: {line.times_less:.1f}×" for line in chosen.itertuples()]
+    wide = chosen.assign(text=texts).pivot(index="need", columns="dataset", values="text")
+    wide = wide.reindex(index=list(claims.NEEDS), columns=datasets, fill_value="–").fillna("–")
+    lines = [[need, *cells] for need, cells in zip(wide.index, wide.to_numpy(), strict=True)]
     return _table(["what you need", *map(look.dataset, datasets)], lines, names=1 + len(datasets))
 
 
