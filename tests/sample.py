@@ -85,6 +85,11 @@ def site() -> Path:
     return Path(named).resolve()
 
 
+def pages(site: Path) -> list[Path]:
+    """The report's pages in a folder; that of `make time`, which a reader may have made there, is none of them."""
+    return sorted(path for path in site.glob("*.html") if path.name != "here.html")
+
+
 @functools.cache
 def built() -> Path:
     """The folder of a small report's pages, over results that nobody measured."""

@@ -26,7 +26,7 @@ IN_SIGHT = """[...document.querySelectorAll('.scroll.scrolls')].filter(box => [0
 
 @pytest.fixture(scope="module")
 def paths() -> list[Path]:
-    return sorted(sample.site().glob("*.html"))
+    return sample.pages(sample.site())
 
 
 @pytest.fixture

@@ -22,8 +22,7 @@ LEFTOVERS = re.compile(
 
 @pytest.fixture(scope="module")
 def pages() -> dict[Path, BeautifulSoup]:
-    paths = [path for site in (sample.site(), sample.built().resolve()) for path in sorted(site.glob("*.html"))]
-    paths = [path for path in paths if path.name != "here.html"]  # that of `make time` is no page of the report
+    paths = [path for site in (sample.site(), sample.built().resolve()) for path in sample.pages(site)]
     return {path: BeautifulSoup(path.read_text(), "html.parser") for path in paths}
 
 
@@ -165,6 +164,6 @@ def test_the_first_page_answers_and_explores(pages):
 
 
 def test_the_committed_figures_are_those_of_the_committed_pages():
-    pages = (BeautifulSoup(path.read_text(), "html.parser") for path in (settings.ROOT / "reports").glob("*.html"))
+    pages = (BeautifulSoup(path.read_text(), "html.parser") for path in sample.pages(settings.ROOT / "reports"))
     shown = {figure["id"].removeprefix("figure-") for page in pages for figure in page.select("figure.plot")}
     assert {path.stem for path in (settings.ROOT / "figures").glob("*.png")} == shown
