@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -71,10 +72,16 @@ def described(running: psutil.Popen, own: Path) -> dict:
     until = time.monotonic() + SECONDS
     while time.monotonic() < until and running.poll() is None:
         for path in (own / "JUPYTER_RUNTIME_DIR").glob("jpserver-*.json"):
-            if text := path.read_text():
+            text = path.read_text()
+            if text and listens(json.loads(text)["port"]):  # the file may be there before the server listens
                 return json.loads(text)
         time.sleep(0.1)
     pytest.fail((own / "log").read_text()[-2000:])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def ask(server: dict, path: str, body: dict | None = None) -> dict:
