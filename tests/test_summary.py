@@ -3,8 +3,8 @@
 import pytest
 import synthetic
 
-from helpers import results, settings, statistics, timing
-from helpers.report import claims, evidence, summary
+from helpers import results, settings, timing
+from helpers.report import evidence, summary
 
 
 @pytest.fixture(scope="module")
@@ -41,37 +41,3 @@ def test_every_network_of_the_study_has_a_name_of_its_own():
         made = evidence.networks(results.frame(settings.PROFILES[profile]))
         names = [(line["dataset"], evidence.called(line)) for _, line in made.iterrows()]
         assert names and len(set(names)) == len(names)
-
-
-@pytest.mark.parametrize("dataset", ["cifar10", "cifar100"])
-def test_an_epoch_after_repair_gains_what_notebook_01_says(dataset):
-    frame = results.frame(settings.PROFILES["study"])
-    here = frame[(frame.dataset == dataset) & (frame.method == "repaired") & (frame.target_sparsity_pct == 95)]
-    untrained = here[here.label == "curve"]
-    tuned, of_magnitude = (
-        statistics.compare(here[here.label == label], untrained, frame) for label in ("finetuned", "magnitude_finetuned")
-    )
-    assert not tuned.decided  # "adds nothing"
-    assert of_magnitude.decided and of_magnitude.difference < 0  # "stay behind, with that epoch too"
-
-
-def test_methods_before_training_stand_as_notebook_02_says():
-    quarter = results.frame(settings.PROFILES["quarter"])
-    frame = quarter[quarter.dataset == "cifar10"]
-
-    def compared(ours: tuple[str, str], theirs: tuple[str, str]) -> statistics.Comparison:
-        sides = (frame[(frame.method == method) & (frame.label == label)] for method, label in (ours, theirs))
-        return statistics.compare(*sides, frame)
-
-    early = (claims.ABSOLUTE, *claims.UNTRAINED)
-    for network in early:
-        lost = compared(network, claims.NEW)
-        assert lost.decided and lost.difference < 0 and min(lost.seeds) > 1
-    top1 = {network: frame[(frame.method == network[0]) & (frame.label == network[1])].top1_pct.mean() for network in early}
-    assert min(top1, key=top1.get) == claims.RANDOM  # "random masks lose most"
-    better, same = compared(claims.SNIP, claims.GRASP), compared(claims.SNIP, claims.ABSOLUTE)
-    assert better.decided and better.difference > 0 and not same.decided
-    sign = compared(claims.ABSOLUTE, claims.GRASP)
-    assert sign.decided and sign.difference > 0
-    published = [claims.RANDOM, ("grasp", ""), claims.SNIP, ("synflow", "")]  # and magnitude before SynFlow, which is lower here
-    assert sorted(published, key=top1.get) == published and top1["magnitude_init", ""] < top1[claims.SNIP]

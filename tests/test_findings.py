@@ -1,0 +1,154 @@
+"""What the notebooks say under *What we see* in fixed text, asked of the study's results."""
+
+import pandas as pd
+import pytest
+
+from helpers import results, settings, statistics, timing
+from helpers.report import claims
+from helpers.report.plots import main_result
+
+STUDY, QUARTER = (settings.PROFILES[name] for name in ("study", "quarter"))
+BOTH = pytest.mark.parametrize("dataset", STUDY.datasets)
+
+
+@pytest.fixture(scope="module")
+def study() -> pd.DataFrame:
+    return timing.of_one_run(results.frame(STUDY))
+
+
+def compared(frame: pd.DataFrame, dataset: str, ours: tuple[str, str], theirs: tuple[str, str]) -> statistics.Comparison:
+    here = frame[frame.dataset == dataset]
+    sides = [here[(here.method == method) & (here.label == label)] for method, label in (ours, theirs)]
+    assert all(map(len, sides)), (ours, theirs)
+    return statistics.compare(*sides, frame)
+
+
+# 01 ------------------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_pruning_makes_no_network_better_than_training_on(study, dataset):
+    for method in ("layerwise_magnitude", "global_magnitude", "uniform_magnitude"):
+        found = compared(study, dataset, (method, ""), claims.FINETUNED)
+        assert not (found.decided and found.difference > 0)
+
+
+@BOTH
+def test_which_layers_give_matters_before_finetuning_alone(study, dataset):
+    networks = [(f"{allocation}_magnitude", "") for allocation in ("layerwise", "global", "uniform")]
+    before = [main_result(study, method, dataset).pruned_top1_pct for method, _ in networks]
+    assert max(before) > 1.5 * min(before)
+    assert not any(compared(study, dataset, network, networks[0]).decided for network in networks[1:])
+
+
+@BOTH
+def test_at_a_fifth_of_the_weights_repair_mends_the_fall(study, dataset):
+    repaired, dense = (main_result(study, method, dataset).top1_pct for method in ("repaired", "dense"))
+    fallen = main_result(study, "layerwise_magnitude", dataset).pruned_top1_pct
+    assert fallen < dense - 50 and repaired > dense - 0.5
+
+
+@BOTH
+def test_an_epoch_after_repair_adds_nothing_and_magnitude_masks_stay_behind(study, dataset):
+    here = study[(study.dataset == dataset) & (study.method == "repaired") & (study.target_sparsity_pct == 95)]
+    untrained, tuned, of_magnitude = (here[here.label == label] for label in ("curve", "finetuned", "magnitude_finetuned"))
+    assert not statistics.compare(tuned, untrained, study).decided
+    behind = statistics.compare(of_magnitude, untrained, study)
+    assert behind.decided and behind.difference < 0
+
+
+@BOTH
+def test_zeros_pay_on_disk_and_in_time_only_where_they_are_skipped(study, dataset):
+    pruned, dense = (main_result(study, method, dataset) for method in ("layerwise_magnitude", "dense"))
+    assert dense.size_dense_mib / pruned.size_bitmask_mib > 4
+    assert pruned.latency_batch128_ms / dense.latency_batch128_ms > 0.9
+    assert pruned.sparse_latency_batch128_ms / dense.latency_batch128_ms < 0.5
+
+
+# 02 ------------------------------------------------------------------------------------------------------------------
+
+
+def test_methods_before_training_stand_as_said():
+    quarter = results.frame(QUARTER)
+    early = (claims.ABSOLUTE, *claims.UNTRAINED)
+    for network in early:
+        lost = compared(quarter, "cifar10", network, claims.NEW)
+        assert lost.decided and lost.difference < 0 and min(lost.seeds) > 1
+    means = quarter[quarter.dataset == "cifar10"].groupby(["method", "label"]).top1_pct.mean()
+    top1 = {network: means[network] for network in early}
+    assert min(top1, key=top1.get) == claims.RANDOM  # "random masks lose most"
+    better, same = (compared(quarter, "cifar10", claims.SNIP, grasp) for grasp in (claims.GRASP, claims.ABSOLUTE))
+    assert better.decided and better.difference > 0 and not same.decided
+    sign = compared(quarter, "cifar10", claims.ABSOLUTE, claims.GRASP)
+    assert sign.decided and sign.difference > 0
+    published = [claims.RANDOM, ("grasp", ""), claims.SNIP, ("synflow", "")]  # and magnitude before SynFlow, which is lower here
+    assert sorted(published, key=top1.get) == published and top1["magnitude_init", ""] < top1[claims.SNIP]
+
+
+# 03 ------------------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_fewer_channels_shrink_file_memory_and_time(study, dataset):
+    small, dense = (main_result(study, method, dataset) for method in ("lasso_channels", "dense"))
+    for column in ("size_mib", "peak_memory_mib", "latency_ms", "latency_batch128_ms"):
+        assert small[column] < dense[column] / 2
+
+
+def test_least_squares_matters_before_finetuning_and_hardly_after_it(study):
+    here = study[(study.dataset == "cifar10") & (study.method == "lasso_channels")].set_index(["label", "seed"])
+    start = here.pruned_top1_pct
+    assert start["", 0] > start["no_reconstruction", 0] + 50
+    others = [start[label, 0] for label in ("symmetric", "widths=uniform", "widths=he")]
+    assert min(others) > start["no_reconstruction", 0] + 50  # nothing else does as much
+    assert not compared(study, "cifar10", claims.LASSO, ("lasso_channels", "no_reconstruction")).decided
+
+
+@BOTH
+def test_once_solved_the_choice_of_channels_matters_less(study, dataset):
+    solved = {choice: start_of(study, dataset, choice, "solved") for choice in ("l1_filters", "random_channels")}
+    cut = {choice: start_of(study, dataset, choice, "") for choice in solved}
+    lasso = start_of(study, dataset, "lasso_channels", "")
+    assert all(abs(lasso - solved[choice]) < abs(lasso - cut[choice]) / 4 for choice in solved)
+    assert not compared(study, dataset, ("l1_filters", ""), claims.LASSO).decided
+    assert compared(study, dataset, ("random_channels", ""), claims.LASSO).difference < 0
+
+
+def start_of(frame: pd.DataFrame, dataset: str, method: str, label: str) -> float:
+    chosen = frame[(frame.dataset == dataset) & (frame.method == method) & (frame.label == label) & (frame.seed == 0)]
+    return chosen.pruned_top1_pct.item()
+
+
+# 04 ------------------------------------------------------------------------------------------------------------------
+
+
+@BOTH
+def test_for_size_the_file_shrinks_about_as_far_as_the_weights(study, dataset):
+    pruned = main_result(study, "layerwise_magnitude", dataset)
+    assert 0.8 < (pruned.size_bitmask_mib / pruned.size_dense_mib) / (1 - pruned.sparsity_pct / 100) < 1.25
+
+
+def test_fewer_channels_help_in_every_engine_and_int8_beats_zeros_until_both_go_together():
+    timed = results.contenders(STUDY, "cifar10")
+    times = timed.pivot_table("time_batch128_ms", "software", "method", aggfunc="min")
+    engines = times.dropna(subset=["dense", "lasso_channels"])
+    assert len(engines) > 4 and (engines.lasso_channels < engines.dense / 4).all()
+    zeros_alone, together = (
+        times.drop(columns=["dense", "lasso_channels"]).loc[f"zeros skipped {kind}"] for kind in ("fp32", "int8")
+    )
+    int8 = times.dense[times.index.str.contains("int8")]
+    assert together.min() < int8.min() < zeros_alone.min() and int8.min() == times.dense.min()
+
+
+@BOTH
+def test_repair_at_a_fifth_of_the_weights_costs_no_more_than_a_point(study, dataset):
+    found = compared(study, dataset, claims.REPAIRED, claims.DENSE)
+    assert found.total.low > -1
+
+
+@BOTH
+def test_before_training_nothing_beats_dense_from_nothing(study, dataset):
+    frame = claims.with_early(study, results.frame(QUARTER))
+    for network in (claims.ABSOLUTE, *claims.UNTRAINED):
+        found = compared(frame, dataset, network, claims.NEW)
+        assert not (found.decided and found.difference > 0)
