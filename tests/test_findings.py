@@ -114,6 +114,12 @@ def test_once_solved_the_choice_of_channels_matters_less(study, dataset):
     assert compared(study, dataset, ("random_channels", ""), claims.LASSO).difference < 0
 
 
+def test_widths_lose_more_than_any_choice_within_a_layer(study):
+    others = [("lasso_channels", "widths=he"), ("random_channels", ""), ("l1_filters", "")]
+    widths, *choices = (compared(study, "cifar10", other, claims.LASSO) for other in others)
+    assert widths.decided and widths.difference < min(choice.difference for choice in choices)
+
+
 def start_of(frame: pd.DataFrame, dataset: str, method: str, label: str) -> float:
     chosen = frame[(frame.dataset == dataset) & (frame.method == method) & (frame.label == label) & (frame.seed == 0)]
     return chosen.pruned_top1_pct.item()
