@@ -83,11 +83,15 @@ def test_a_handful_of_networks_stands_in_the_short_table():
     assert shown.loc["fine-tuned dense", ("cifar100", "time_batch128_ms")] == 1000
 
 
-def test_panels_of_the_figure_do_not_mix_starts():
-    made = index.gains(evidence.networks(synthetic.frame()))
-    for start, group in made.groupby("start"):
-        assert {look.network(method).start for method in group["method"]} == {start}
-    assert set(made["start"]) == {look.FINETUNED, look.FROM_NOTHING} and not made["method"].str.startswith("dense").any()
+def test_the_figure_holds_what_was_pruned_after_training_beside_dense_trained_as_long():
+    networks = evidence.networks(synthetic.frame())
+    made = index.gains(networks)
+    assert {look.network(method).start for method in made.method} == {look.FINETUNED}
+    assert {"layerwise_magnitude", "lasso_channels"} <= set(made.method) and not made.method.str.startswith("dense").any()
+    line = made[made.method == "lasso_channels"].iloc[-1]
+    main = networks[(networks.dataset == line.dataset) & (networks.label == "")].set_index("method")
+    assert line.points == line.top1_pct - main.top1_pct["dense_finetuned"]
+    assert line.faster == main.time_batch128_ms["dense"] / main.time_batch128_ms["lasso_channels"]
 
 
 def test_marks_of_the_explorer_stand_inside_its_drawings():

@@ -22,8 +22,8 @@ LINES = ("dense_finetuned", "layerwise_magnitude", "repaired", "lasso_channels",
 WIDTH, HEIGHT = 460, 310  # pixels of a drawing of the explorer
 NOTE = "Time: 128 images on the CPU named below, each network on the fastest software that was timed. Repair trains nothing."
 CAPTION = (
-    "Each mark is one pruned network: right is faster, up is more accurate. The upper networks start from the trained one, the "
-    "lower from nothing. Zero is a dense network of the same start. Do not compare across panels."
+    "Each mark is one network pruned after training: right is faster, up is more accurate. Zero is the dense network that was "
+    "trained on as long."
 )
 
 
@@ -154,6 +154,6 @@ def _figure(gained: pd.DataFrame, profile: str) -> str:
     look.theme()
     most = gained.loc[gained["faster"].idxmax()]
     fastest = f"{look.name(most['method'])} on {look.dataset(most['dataset'])}, {number_text(most['faster'], 1)} times as fast"
-    alt = "Times faster against points of top-1, one panel a data set and start. "
+    alt = "Times faster against points of top-1, one panel a data set. "
     alt += f"The fastest is {fastest} at {signed_text(most['points'])} points."
     return look.figure_html(overview(gained), "index_overview", profile, alt=alt, caption=CAPTION)
