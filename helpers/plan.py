@@ -191,9 +191,6 @@ class _Planner:
                     yield (rank, "B", "C")[turn], experiment
         start = New(self.profile.width_divisor, self.seed, dropout=0.0, identities=True)
         yield "C", self._experiment("dense_from_scratch", start, label="identities", recipe=FAR)
-        if self.profile.name == "study":  # its results come from processors of both kinds
-            float32 = {"label": "format=float32", "number_format": "float32", "recipe": self._from_nothing_recipe(self.seed)}
-            yield "B", self._experiment("dense_from_scratch", self._new(self.seed), **float32)
 
     def _early(self, seed: int) -> Iterator[Ranked]:
         sparsity, recipe, start = self.profile.saliency_sparsity_pct / 100, self._from_nothing_recipe(seed), self._new(seed)

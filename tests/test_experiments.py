@@ -171,7 +171,6 @@ LABELLED = {  # (method, label) → the fields in which it differs from the meth
     ("lasso_channels", "symmetric"): {"prune.asymmetric"},
     ("lasso_channels", "widths=uniform"): {"prune.rule"},
     ("lasso_channels", "widths=he"): {"prune.rule"},
-    ("dense_from_scratch", "format=float32"): {"number_format"},
     ("dense_from_scratch", "identities"): {"start.identities", "recipe"},
     ("repaired", "curve"): set(),
     ("repaired", "magnitude"): {"prune.choice", "prune.allocation", "prune.scan"},
@@ -210,17 +209,13 @@ def test_a_labelled_experiment_differs_from_the_main_one_as_its_name_says(profil
         also |= {"start.dropout", "start.large_head"} if experiment.label == "identities" else set()  # never with these
         assert without_detail(differences(of_method, experiment)) - also == expected - also, experiment.name
     lacking = {e for e in LABELLED if e not in {(e.method, e.label) for e in labelled}}
-    study, given = profile.name == "study", profile.weights == "given"
-    assert lacking == ({("layerwise_magnitude", "rewound")} if given else set()) | (
-        set() if study else {("dense_from_scratch", "format=float32")}
-    )
+    assert lacking == ({("layerwise_magnitude", "rewound")} if profile.weights == "given" else set())
 
 
 VALUES = {  # label → the field it names, and that field's value
     "normalization=none": ("normalization", "none"),
     "normalization=half": ("normalization", "half"),
     "normalization=imagenet": ("normalization", "imagenet"),
-    "format=float32": ("number_format", "float32"),
     "widths=uniform": ("prune.rule", "uniform"),
     "widths=he": ("prune.rule", "he"),
     "unrounded": ("prune.multiple", 1),
