@@ -85,8 +85,8 @@ def test_two_machines_stand_side_by_side(own_folders):
     assert there.attrs["device"] == "a processor" and there.top1_pct.isna().all()
     own = there.assign(time_ms=1.0)
     both = here.beside(pd.concat([own, own.assign(software="OpenVINO fp32")]), there)
-    assert both.loc["dense", "PyTorch fp32"].tolist() == [1.0, 50.0, 2.0, 50.0]
-    assert both.loc["dense", "OpenVINO fp32"][here.THERE].isna().all()
+    assert both.loc["dense", "", "PyTorch fp32"].tolist() == [1.0, 50.0, 2.0, 50.0]
+    assert both.loc["dense", "", "OpenVINO fp32"][here.THERE].isna().all()
 
 
 def test_without_results_there_is_one_line(own_folders):

@@ -17,7 +17,7 @@ import torch
 from markupsafe import Markup
 
 from helpers import contenders, files, machine, results, settings
-from helpers.report import look, pages, tables
+from helpers.report import pages, tables
 from helpers.report.build import provenance
 
 STUDY = contenders.STUDY
@@ -25,12 +25,10 @@ HERE, THERE = "here", "in the study"
 
 
 def beside(here: pd.DataFrame, there: pd.DataFrame) -> pd.DataFrame:
-    """Milliseconds by network and software on two machines, from two frames of `contenders`; empty where one has no line."""
+    """Milliseconds by method, label and software on two machines, from frames of `contenders`; empty where one has no line."""
     sides = {}
     for side, frame in ((HERE, here), (THERE, there)):
-        names = [look.name(line.method, line.label) for line in frame.itertuples()]
-        index = pd.MultiIndex.from_arrays([names, frame["software"]], names=["network", "software"])
-        sides[side] = frame[list(contenders.TIMES)].set_axis(index).astype(float)
+        sides[side] = frame.set_index(["method", "label", "software"])[list(contenders.TIMES)].astype(float)
     return pd.concat({HERE: sides[HERE], THERE: sides[THERE].reindex(sides[HERE].index)}, axis=1)
 
 

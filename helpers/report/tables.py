@@ -176,14 +176,14 @@ def _line(source: pd.DataFrame, dataset: str, network: tuple[str, str]) -> pd.Se
 
 
 def _headed(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame with one index level, or two where lines stand in groups; methods and data sets under their names."""
+    """The frame with the index that a table shows: "method" and "label" as one network, data sets under their names."""
     if isinstance(frame.index, pd.RangeIndex):
         named = [name for name in ("dataset", "method", "label") if name in frame and "method" in frame]
         frame = frame.set_index(named or [frame.columns[0]])
     index = frame.index.to_frame(index=False)
     if "method" in index:
-        labels = index.pop("label") if "label" in index else [""] * len(index)
-        index["network"] = [look.name(*pair) for pair in zip(index.pop("method"), labels, strict=True)]
+        labels, place = index.pop("label") if "label" in index else [""] * len(index), index.columns.get_loc("method")
+        index.insert(place, "network", [look.name(*pair) for pair in zip(index.pop("method"), labels, strict=True)])
     if "dataset" in index:
         index["dataset"] = index["dataset"].map(look.dataset)
     return frame.set_axis(pd.MultiIndex.from_frame(index) if index.shape[1] > 1 else index.iloc[:, 0])
