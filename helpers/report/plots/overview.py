@@ -46,13 +46,16 @@ def overview(gained: pd.DataFrame) -> Figure:
 
 
 def fronts(frame: pd.DataFrame, chosen: Mapping[str, pd.DataFrame], cost: str) -> Figure:
-    """Top-1 against a cost, one panel a data set: coloured the networks of `chosen` (`claims.front` of each), grey the others."""
+    """Top-1 against a cost, one panel a data set: coloured the networks of `chosen` (`claims.front` of each), grey the others.
+
+    What is less accurate than all of the front is left out, so that the front can be read.
+    """
     heading = HEADINGS[cost]
     figure, grid = panels(chosen, 4.4, f"{heading.title} ({heading.unit})")
     for dataset, axes in grid.items():
         made, front = evidence.networks(frame[frame.dataset == dataset]), chosen[dataset]
         beaten = ~pd.MultiIndex.from_frame(made[["method", "label"]]).isin(pd.MultiIndex.from_frame(front[["method", "label"]]))
-        others = made[made.label.isin(LABELS) & beaten]
+        others = made[made.label.isin(LABELS) & beaten & (made.top1_pct >= front.top1_pct.min())]
         axes.plot(others[cost] * heading.scale, others.top1_pct, "o", color=look.GREY, markersize=5, label="beaten by another")
         marks(axes, front.assign(label=""), cost)
         axes.set_xscale("log")
