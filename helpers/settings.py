@@ -60,7 +60,7 @@ class Profile:
     init_lr: float | None = None  # peak; None: `scratch_lr`
     small_epochs: int = 0  # at the beginning, on small images
     label_smoothing: float = 0.0
-    methods: tuple[str, ...] = ()  # of its plan; none named: all
+    methods: tuple[str, ...] = ()  # of its plan, "method" or "method label"; none named: all
     without: tuple[str, ...] = ()  # labels that its plan leaves out
     ranks: str = "ABC"  # of the experiments in its plan (see `experiments.Ranked`)
 
@@ -134,7 +134,10 @@ PROFILES = {
         label_smoothing=0.1,
         starts=(),
         without=(),
-        methods=("dense_from_scratch", "grasp_iterative", "grasp", "snip", "synflow", "magnitude_init", "random"),
+        methods=(
+            *("dense_from_scratch", "grasp_iterative", "grasp", "snip", "synflow", "magnitude_init", "random"),
+            *("layerwise_magnitude rewound", "layerwise_magnitude reinitialized"),
+        ),
     ),
     "paper": replace(
         _STUDY,

@@ -348,6 +348,7 @@ def test_several_starts_of_every_early_method_decide_between_them_and_not_about_
     starts = [
         at(network, bits(tops.get(network, 70.0) + s / 10), seed=s, size_mib=0.1) for network in early_networks for s in range(3)
     ]
+    starts += [at(claims.REWOUND, bits(90.0)), at(claims.REINITIALIZED, bits(50.0))]
     verdicts, values = {}, {}
     for name, early in (("alone", None), ("one missing", frame(*starts[3:])), ("whole", frame(*starts))):
         judged = claims.judge(once, early).set_index(["id", "dataset"])
@@ -355,6 +356,8 @@ def test_several_starts_of_every_early_method_decide_between_them_and_not_about_
         assert verdicts[name]["all_shrink", "cifar10"] == REFUTED  # GraSP's own file, whatever was compared beside it
     assert verdicts["alone"]["snip_better", "cifar10"] == verdicts["one missing"]["snip_better", "cifar10"] == UNDECIDED
     assert verdicts["whole"]["snip_better", "cifar10"] == SUPPORTED
+    assert verdicts["alone"]["lottery_ticket", "cifar10"] == NOT_MEASURED
+    assert verdicts["whole"]["lottery_ticket", "cifar10"] == SUPPORTED
     trained = "after_training_better", "cifar10"  # of another width than the starts
     assert values["whole"][trained] == values["alone"][trained] and verdicts["whole"][trained] == UNDECIDED
 

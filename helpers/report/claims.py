@@ -80,7 +80,13 @@ RULES: dict[str, Rule] = {
     "lottery_ticket": Difference(((REWOUND, REINITIALIZED), *((REWOUND, early) for early in UNTRAINED))),
 }
 
-OF_EARLY = {"grasp_fails", "criterion_fails", "snip_better", "gradient_flow"}  # about methods before training alone
+OF_EARLY = {
+    "grasp_fails",
+    "criterion_fails",
+    "snip_better",
+    "gradient_flow",
+    "lottery_ticket",
+}  # about trainings from nothing alone
 
 USABLE = ("", "curve_finetuned", *(label for _, label in LASSO_CURVE))  # labels of the networks that one could choose from,
 USABLE_REPAIRED = ("curve", "blocks", "macs", "blocks_macs")  # and of repaired ones besides
@@ -102,14 +108,14 @@ def usable(frame: pd.DataFrame) -> pd.Series:
 
 def with_early(frame: pd.DataFrame, early: pd.DataFrame) -> pd.DataFrame:
     """The frame, its trainings from nothing replaced by those of `early` on data sets where it has several starts of each."""
+    compared = (NEW, ABSOLUTE, *UNTRAINED)
     networks = early.groupby(["dataset", "method", "label"]).seed.nunique()
     whole = []
     for dataset, starts in networks.groupby("dataset"):
-        needed = [starts.get((dataset, *network), 0) for network in (NEW, ABSOLUTE, *UNTRAINED)]
-        whole += [dataset] if min(needed) > 1 else []
+        whole += [dataset] if min(starts.get((dataset, *network), 0) for network in compared) > 1 else []
     if not whole:
         return frame
-    replaced = frame["dataset"].isin(whole) & frame["method"].isin(early["method"])
+    replaced = frame["dataset"].isin(whole) & frame["method"].isin([method for method, _ in compared])
     merged = pd.concat([frame[~replaced], early[early["dataset"].isin(whole)]], ignore_index=True)
     order = {dataset: place for place, dataset in enumerate(frame["dataset"].unique())}
     return merged.sort_values("dataset", key=lambda names: names.map(order), kind="stable", ignore_index=True)
