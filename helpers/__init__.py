@@ -1,1 +1,1 @@
-"""Pruning VGG16-BN for CIFAR: methods, training, measurement, rows and the report made from them."""
+"""Pruning VGG16-BN for CIFAR: methods, training, measurement, results and the report made from them."""
