@@ -8,6 +8,7 @@ from helpers.report import claims
 from helpers.report.plots import main_result
 
 STUDY, QUARTER = (settings.PROFILES[name] for name in ("study", "quarter"))
+CHECKS = ("shuffled", "reinitialized", "inverted")
 BOTH = pytest.mark.parametrize("dataset", STUDY.datasets)
 
 
@@ -84,6 +85,17 @@ def test_methods_before_training_stand_as_said(dataset):
     means = quarter[quarter.dataset == dataset].groupby(["method", "label"]).top1_pct.mean()
     published = [claims.RANDOM, ("grasp", ""), claims.SNIP, ("synflow", "")]  # and magnitude between the last two
     assert sorted(published, key=means.get) == published
+
+
+@pytest.mark.parametrize("method", ["snip", "grasp"])
+def test_how_many_weights_a_layer_keeps_counts_and_not_which(method):
+    quarter = results.frame(QUARTER)
+    checks = {label: compared(quarter, "cifar10", (method, label), (method, "")) for label in CHECKS}
+    for label in ("shuffled", "reinitialized"):
+        assert not (checks[label].decided and checks[label].difference < 0)
+    assert checks["inverted"].decided == (method == "snip")  # GraSP's two ends are equally good
+    inverted = quarter[(quarter.method == method) & (quarter.label == "inverted")].top1_pct.item()
+    assert (inverted < 10.5) == (method == "snip")  # chance among ten classes
 
 
 # 03 ------------------------------------------------------------------------------------------------------------------
