@@ -98,6 +98,13 @@ def test_how_many_weights_a_layer_keeps_counts_and_not_which(method):
     assert (inverted < 10.5) == (method == "snip")  # chance among ten classes
 
 
+def test_a_rewound_mask_is_better_than_any_before_training():
+    quarter = results.frame(QUARTER)
+    for other in (claims.REINITIALIZED, claims.ABSOLUTE, *claims.UNTRAINED):
+        found = compared(quarter, "cifar10", claims.REWOUND, other)
+        assert found.decided and found.difference > 0
+
+
 # 03 ------------------------------------------------------------------------------------------------------------------
 
 
