@@ -50,8 +50,9 @@ def experiments(profile: Profile, topic: str | None = None) -> list[Experiment]:
     ranked = [pair for dataset in profile.datasets for pair in _Planner(profile, dataset).experiments()]
     ranked.sort(key=lambda pair: pair[0])  # stable: within a rank the order below stands
     planned = [experiment for rank, experiment in ranked if rank in profile.ranks and topic in (None, experiment.topic)]
-    wanted = {e: {e.method, f"{e.method} {e.label}"} & {*profile.methods} or not profile.methods for e in planned}
-    return [experiment for experiment in planned if wanted[experiment] and experiment.label not in profile.without]
+    named = set(profile.methods)
+    wanted = [e for e in planned if not named or named & {e.method, f"{e.method} {e.label}"}]
+    return [experiment for experiment in wanted if experiment.label not in profile.without]
 
 
 def dense(profile: Profile, dataset: str) -> Experiment:

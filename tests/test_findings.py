@@ -17,6 +17,11 @@ def study() -> pd.DataFrame:
     return timing.of_one_run(results.frame(STUDY))
 
 
+@pytest.fixture(scope="module")
+def quarter() -> pd.DataFrame:
+    return results.frame(QUARTER)
+
+
 def compared(frame: pd.DataFrame, dataset: str, ours: tuple[str, str], theirs: tuple[str, str]) -> statistics.Comparison:
     here = frame[frame.dataset == dataset]
     sides = [here[(here.method == method) & (here.label == label)] for method, label in (ours, theirs)]
@@ -70,8 +75,7 @@ def test_zeros_pay_on_disk_and_in_time_only_where_they_are_skipped(study, datase
 
 
 @BOTH
-def test_methods_before_training_stand_as_said(dataset):
-    quarter = results.frame(QUARTER)
+def test_methods_before_training_stand_as_said(quarter, dataset):
     early = (claims.ABSOLUTE, *claims.UNTRAINED)
     against_dense = {network: compared(quarter, dataset, network, claims.NEW) for network in early}
     assert min(min(found.seeds) for found in against_dense.values()) > 1
@@ -84,12 +88,12 @@ def test_methods_before_training_stand_as_said(dataset):
     assert sign.decided and sign.difference > 0
     means = quarter[quarter.dataset == dataset].groupby(["method", "label"]).top1_pct.mean()
     published = [claims.RANDOM, ("grasp", ""), claims.SNIP, ("synflow", "")]  # and magnitude between the last two
-    assert sorted(published, key=means.get) == published
+    assert sorted(published, key=means.get) == published and min(early, key=means.get) == claims.RANDOM
+    assert not means[claims.SNIP] < means["magnitude_init", ""] < means["synflow", ""]  # "another place for magnitude"
 
 
 @pytest.mark.parametrize("method", ["snip", "grasp"])
-def test_how_many_weights_a_layer_keeps_counts_and_not_which(method):
-    quarter = results.frame(QUARTER)
+def test_how_many_weights_a_layer_keeps_counts_and_not_which(quarter, method):
     checks = {label: compared(quarter, "cifar10", (method, label), (method, "")) for label in CHECKS}
     for label in ("shuffled", "reinitialized"):
         assert not (checks[label].decided and checks[label].difference < 0)
@@ -98,8 +102,7 @@ def test_how_many_weights_a_layer_keeps_counts_and_not_which(method):
     assert (inverted < 10.5) == (method == "snip")  # chance among ten classes
 
 
-def test_a_rewound_mask_is_better_than_any_before_training():
-    quarter = results.frame(QUARTER)
+def test_a_rewound_mask_is_better_than_any_before_training(quarter):
     for other in (claims.REINITIALIZED, claims.ABSOLUTE, *claims.UNTRAINED):
         found = compared(quarter, "cifar10", claims.REWOUND, other)
         assert found.decided and found.difference > 0
@@ -173,8 +176,8 @@ def test_repair_at_a_fifth_of_the_weights_costs_no_more_than_a_point(study, data
 
 
 @BOTH
-def test_before_training_nothing_beats_dense_from_nothing(study, dataset):
-    frame = claims.with_early(study, results.frame(QUARTER))
+def test_before_training_nothing_beats_dense_from_nothing(study, quarter, dataset):
+    frame = claims.with_early(study, quarter)
     for network in (claims.ABSOLUTE, *claims.UNTRAINED):
         found = compared(frame, dataset, network, claims.NEW)
         assert not (found.decided and found.difference > 0)

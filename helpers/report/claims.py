@@ -80,13 +80,8 @@ RULES: dict[str, Rule] = {
     "lottery_ticket": Difference(((REWOUND, REINITIALIZED), *((REWOUND, early) for early in UNTRAINED))),
 }
 
-OF_EARLY = {
-    "grasp_fails",
-    "criterion_fails",
-    "snip_better",
-    "gradient_flow",
-    "lottery_ticket",
-}  # about trainings from nothing alone
+# about trainings from nothing alone
+OF_EARLY = {"grasp_fails", "criterion_fails", "snip_better", "gradient_flow", "lottery_ticket"}
 
 USABLE = ("", "curve_finetuned", *(label for _, label in LASSO_CURVE))  # labels of the networks that one could choose from,
 USABLE_REPAIRED = ("curve", "blocks", "macs", "blocks_macs")  # and of repaired ones besides
