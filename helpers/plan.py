@@ -35,7 +35,7 @@ REPAIRED: tuple[tuple[str, str, tuple[float, ...], dict[str, Any]], ...] = (
     ("C", "blocks_finetuned", (95.0,), {"block": quantised.BLOCK, "epochs": 1}),
     ("C", "magnitude_finetuned", (95.0,), {**OF_MAGNITUDE, "epochs": 1}),
 )
-FAR = Recipe(13, peak_lr=0.15, label_smoothing=0.1, small_epochs=7)  # as much work as ten epochs: how far does it bring the network?
+FAR = Recipe(13, peak_lr=0.15, label_smoothing=0.1, small_epochs=7)  # the work of ten full-size epochs: how far do they get?
 STAGE_SCORES = {  # label of iterative GraSP → its score before training, and during it
     "": ("grasp", "grasp_preserving"),
     "preserving": ("grasp_absolute", "grasp_preserving"),

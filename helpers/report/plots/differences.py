@@ -35,6 +35,12 @@ def compared(frame: pd.DataFrame, pairs: Sequence[tuple[Named, Named]]) -> pd.Da
     return pd.DataFrame(lines)
 
 
+def told(differences: pd.DataFrame) -> str:
+    """The first line of `compared` in words, for readers who cannot see `whiskers`."""
+    first = differences.iloc[0]
+    return f"{look.dataset(first.dataset)}: {first.ours} ends {first.difference:+.2f} points from {first.theirs}."
+
+
 def whiskers(differences: pd.DataFrame) -> Figure:
     """The differences of `compared`: filled where decided, hollow where inside the noise; thin where one seed leaves it open.
 
