@@ -191,8 +191,7 @@ class _Planner:
                 if (rank != "C" or self.first, rank != "C", often)[turn]:  # checks are made once
                     yield (rank, "B", "C")[turn], experiment
         start = New(self.profile.width_divisor, self.seed, dropout=0.0, identities=True)
-        recipe = FAR if self.profile.width_divisor == 1 else self._from_nothing_recipe(self.seed)
-        yield "C", self._experiment("dense_from_scratch", start, label="identities", recipe=recipe)
+        yield "C", self._experiment("dense_from_scratch", start, label="identities", recipe=FAR)
 
     def _early(self, seed: int) -> Iterator[Ranked]:
         sparsity, recipe, start = self.profile.saliency_sparsity_pct / 100, self._from_nothing_recipe(seed), self._new(seed)

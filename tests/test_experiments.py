@@ -205,8 +205,6 @@ def test_a_labelled_experiment_differs_from_the_main_one_as_its_name_says(profil
             expected = {"normalization"} | ({"start", "recipe"} if profile.weights == "trained" else set())
         else:
             expected = LABELLED[experiment.method, experiment.label]
-            if experiment.label == "identities" and profile.name == "quarter":  # there it is compared with the plain start
-                expected = {"start.identities"}
         also = {"prune.sparsity"} if experiment.method == "repaired" else set()  # each label at every sparsity
         also |= {"start.dropout", "start.large_head"} if experiment.label == "identities" else set()  # never with these
         assert without_detail(differences(of_method, experiment)) - also == expected - also, experiment.name
@@ -298,8 +296,7 @@ def test_methods_before_training_are_compared_by_several_starts_that_all_share()
     for e in early:
         [dense] = planned(profile, method="dense_from_scratch", seed=e.seed, dataset=e.dataset)
         [first] = planned(profile, method=e.method, label=e.label, dataset=e.dataset)
-        if e.label != "identities":
-            assert (e.start, e.recipe) == (dense.start, dense.recipe)
+        assert (e.start, e.recipe) == (dense.start, dense.recipe)
         assert differences(first, e) - BESIDES == ({"seed", "start.seed", "recipe.seed"} if e.seed else set())
 
 
