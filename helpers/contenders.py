@@ -2,9 +2,9 @@
 
     python -m helpers.contenders [--seconds 4]        on a quiet machine, with CIFAR-10 and the trained weights
 
-stores the study's own run with its results; `report.here` repeats it on a reader's machine. Each engine has a process of its
-own (see `engines`). Times depend on where zeros are and how wide layers are, not on values: a network whose masks or widths
-alone are known is timed with random weights, and has no accuracy of its own.
+stores a run with the study's results, one a processor; `report.here` repeats it on a reader's machine. Each engine has a
+process of its own (see `engines`). Times depend on where zeros are and how wide layers are, not on values: a network whose
+masks or widths alone are known is timed with random weights, and has no accuracy of its own.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 
-from helpers import data, engines, files, machine, models, plan, pretrained, progress, results, settings, storage
+from helpers import data, engines, models, plan, pretrained, progress, results, settings, storage
 from helpers.experiments import Experiment
 from helpers.measurement import BATCH
 from helpers.pruning import masks
@@ -34,6 +34,7 @@ SOFTWARE = {  # (method, label) of a main result → the software that its netwo
     ("repaired", "blocks"): (WHOLE,),
     ("repaired", "blocks_macs"): (WHOLE,),
     ("lasso_channels", ""): DENSE,
+    ("lasso_channels", "macs=2x"): DENSE,
 }
 CALIBRATION_IMAGES, FEW = 500, 16  # that int8 engines take ranges from; few where nobody asks for their top-1
 TIMES = {"time_ms": 1, "time_batch128_ms": BATCH}  # column → images at once
@@ -137,9 +138,7 @@ def main(arguments: Iterable[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     begun = time.monotonic()
     frame, missing = measure(options.seconds, data.load(DATASET, torch.device("cpu")))
-    where = {"device": machine.processor(), "threads": torch.get_num_threads(), "commit": results.commit()}
-    lines = [{name: value for name, value in line.items() if pd.notna(value)} for line in frame.to_dict("records")]
-    files.save_json(settings.contenders_path(STUDY, DATASET), {**where, "missing": missing, "lines": lines})
+    results.store_contenders(STUDY, DATASET, frame, missing)
     print(frame.round(2).to_string(), *missing, f"in {time.monotonic() - begun:.0f} s", sep="\n")
     return 0
 

@@ -89,6 +89,6 @@ def processor() -> str:
     """The device in words, to stand beside every figure measured on it."""
     if device().type == "cuda":
         return torch.cuda.get_device_name()
-    name = _cpuinfo("model name") or platform.processor() or platform.machine()
+    name = re.sub(r"\((R|TM)\)| (Processor|CPU)\b", "", _cpuinfo("model name")) or platform.processor() or platform.machine()
     matrix = [label for flag, label in BF16_FLAGS.items() if flag in processor_flags()]
     return ", ".join([name, torch.backends.cpu.get_cpu_capability(), *matrix])

@@ -106,13 +106,23 @@ def facts(profile: Profile | str, dataset: str) -> dict:
     return files.load_json(path) if path.is_file() else {}
 
 
-def contenders(profile: Profile | str, dataset: str) -> pd.DataFrame:
-    """What `contenders.main` stored, one line a network and its software; `.attrs` says where it was measured. Empty without."""
+def contenders(profile: Profile | str, dataset: str) -> list[pd.DataFrame]:
+    """What `store_contenders` stored, a frame a processor: one line a network and its software, `.attrs` says where."""
     path = settings.contenders_path(profile if isinstance(profile, str) else profile.name, dataset)
-    stored = files.load_json(path) if path.is_file() else {"lines": []}
-    frame = pd.DataFrame(stored["lines"], columns=CONTENDERS)
-    frame.attrs = {name: stored[name] for name in ("device", "threads", "commit", "missing") if name in stored}
-    return frame
+    runs = files.load_json(path)["runs"] if path.is_file() else []
+    frames = [pd.DataFrame(run["lines"], columns=CONTENDERS) for run in runs]
+    for frame, run in zip(frames, runs, strict=True):
+        frame.attrs = {name: value for name, value in run.items() if name != "lines"}
+    return frames
+
+
+def store_contenders(profile: str, dataset: str, lines: pd.DataFrame, missing: list[str]) -> None:
+    """Store a run on this processor (see `contenders.measure`) in place of an older one, else after those of others."""
+    path, device = settings.contenders_path(profile, dataset), machine.processor()
+    stored = [{name: value for name, value in line.items() if pd.notna(value)} for line in lines.to_dict("records")]
+    run = {"device": device, "threads": torch.get_num_threads(), "commit": commit(), "missing": missing, "lines": stored}
+    runs = {old["device"]: old for old in files.load_json(path)["runs"]} if path.is_file() else {}
+    files.save_json(path, {"runs": list((runs | {device: run}).values())})
 
 
 def pack_bits(correct: np.ndarray) -> dict:

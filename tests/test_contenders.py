@@ -5,9 +5,9 @@ import pytest
 import torch
 from bs4 import BeautifulSoup
 
-from helpers import contenders, engines, files, models, results, settings, storage
+from helpers import contenders, engines, models, results, settings, storage
 from helpers.pruning import masks
-from helpers.report import here
+from helpers.report import here, tables
 
 
 class Instant(engines.Engine):
@@ -78,18 +78,28 @@ def test_the_page_holds_the_times_here_and_in_the_study_and_the_reasons(instant,
     assert len(links) == 1 and links[0].endswith("helpers/report/here.py")
 
 
-def test_two_machines_stand_side_by_side(own_folders):
-    lines = [{"method": "dense", "label": "", "software": "PyTorch fp32", "time_ms": 2.0, "time_batch128_ms": 50.0}]
-    files.save_json(settings.contenders_path("study", "cifar10"), {"device": "a processor", "threads": 2, "lines": lines})
-    there = results.contenders("study", "cifar10")
-    assert there.attrs["device"] == "a processor" and there.top1_pct.isna().all()
-    own = there.assign(time_ms=1.0)
-    both = here.beside(pd.concat([own, own.assign(software="OpenVINO fp32")]), there)
-    assert both.loc["dense", "", "PyTorch fp32"].tolist() == [1.0, 50.0, 2.0, 50.0]
-    assert both.loc["dense", "", "OpenVINO fp32"][here.THERE].isna().all()
+def test_two_machines_stand_side_by_side(own_folders, monkeypatch):
+    line = {"method": "dense", "label": "", "software": "PyTorch fp32", "time_ms": 2.0, "time_batch128_ms": 50.0}
+    for device, ms in (("old", 7.0), ("other", 3.0), ("old", 2.0)):  # measured again, in place of the older one
+        monkeypatch.setattr(results.machine, "processor", lambda device=device: device)
+        results.store_contenders("study", "cifar10", pd.DataFrame([line | {"time_ms": ms}]), ["why"])
+    old, other = results.contenders("study", "cifar10")
+    assert (old.attrs["device"], other.attrs["device"], old.attrs["missing"]) == ("old", "other", ["why"])
+    assert old.top1_pct.isna().all() and old.time_ms.item() == 2.0
+    both = here.beside(pd.concat([old.assign(time_ms=1.0), old.assign(software="OpenVINO fp32")]))
+    assert both.loc["dense", "", "PyTorch fp32"].tolist() == [1.0, 50.0, 2.0, 50.0, 3.0, 50.0]
+    assert both.loc["dense", "", "OpenVINO fp32"].drop("here").isna().all()
+
+
+def test_a_line_that_only_the_shorter_run_has_is_shown():
+    runs = {
+        name: pd.DataFrame({"method": "dense", "label": "", "software": list(software), "ms": 1.0})
+        for name, software in (("x", "ab"), ("y", "c"))
+    }
+    assert [software for _, _, software in tables.side_by_side(runs, ["ms"]).index] == ["a", "b", "c"]
 
 
 def test_without_results_there_is_one_line(own_folders):
-    assert results.contenders("study", "cifar10").empty
+    assert results.contenders("study", "cifar10") == []
     with pytest.raises(ValueError, match="no results of cifar10"):
         contenders.measure(0.1)

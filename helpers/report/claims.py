@@ -176,7 +176,7 @@ def decisions(frame: pd.DataFrame, dataset: str, timed: pd.DataFrame = NOT_TIMED
 
     One line a need: `network` (missing where none is that good), `times_less` it costs than the dense network, `difference`
     with `low` and `high` in points, `seeds` of both. Networks that were trained longer than that control are not offered.
-    `timed` as `results.contenders` of this data set: the times of one run of all engines, which replace those of the frame.
+    `timed` as one of `results.contenders`: the times of all engines on one processor, which replace those of the frame.
     The choice sees test accuracy, which flatters the chosen one a little. No lines without a fine-tuned dense network.
     """
     evidence, lines = Evidence(frame[usable(frame)], dataset), []
@@ -192,9 +192,19 @@ def decisions(frame: pd.DataFrame, dataset: str, timed: pd.DataFrame = NOT_TIMED
 
 
 def all_decisions(frame: pd.DataFrame, profile: Profile | str) -> pd.DataFrame:
-    """`decisions` of every data set of the frame (column `dataset`), by the times of all engines where the profile has them."""
-    named = {dataset: results.contenders(profile, dataset) for dataset in frame["dataset"].unique()}
-    return pd.concat([decisions(frame, dataset, timed).assign(dataset=dataset) for dataset, timed in named.items()])
+    """`decisions` of every data set of the frame (column `dataset`), by the times of all engines where the profile has them.
+
+    Where engines were timed on several processors, the needs of speed have a line for each; all but the first are named.
+    """
+    found = []
+    for dataset in frame["dataset"].unique():
+        first, *others = results.contenders(profile, dataset) or [NOT_TIMED]
+        chosen = [decisions(frame, dataset, first)]
+        for run in others:
+            fast = decisions(frame, dataset, run).loc[lambda lines: lines["cost"].isin(TIMES)]
+            chosen.append(fast.assign(need=fast["need"] + f", on {run.attrs['device']}"))
+        found.append(pd.concat(chosen).sort_index(kind="stable").assign(dataset=dataset))  # the index counts the needs
+    return pd.concat(found)
 
 
 def _offers(evidence: Evidence, control: pd.Series, timed: pd.DataFrame) -> pd.DataFrame:

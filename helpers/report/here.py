@@ -21,24 +21,18 @@ from helpers.report import pages, tables
 from helpers.report.build import provenance
 
 STUDY = contenders.STUDY
-HERE, THERE = "here", "in the study"
 
 
-def beside(here: pd.DataFrame, there: pd.DataFrame) -> pd.DataFrame:
-    """Milliseconds by method, label and software on two machines, from frames of `contenders`; empty where one has no line."""
-    sides = {}
-    for side, frame in ((HERE, here), (THERE, there)):
-        sides[side] = frame.set_index(["method", "label", "software"])[list(contenders.TIMES)].astype(float)
-    return pd.concat({HERE: sides[HERE], THERE: sides[THERE].reindex(sides[HERE].index)}, axis=1)
+def beside(here: pd.DataFrame) -> pd.DataFrame:
+    """Milliseconds by method, label and software: here, and on every processor of the study."""
+    runs = {f"in the study: {run.attrs['device']}": run for run in results.contenders(STUDY, contenders.DATASET)}
+    return tables.side_by_side({"here": here} | runs, contenders.TIMES)
 
 
-def page(here: pd.DataFrame, there: pd.DataFrame, missing: Sequence[str], out: Path) -> str:
+def page(here: pd.DataFrame, missing: Sequence[str], out: Path) -> str:
     """The whole file."""
-    where = f"Here: {machine.processor()}, {torch.get_num_threads()} threads."
-    if there.attrs:
-        where += f" In the study: {there.attrs['device']}, {there.attrs['threads']} threads."
-    note = f"{where} {html.escape(' '.join(missing))}"
-    table = tables.table(beside(here, there), caption="VGG16-BN on CIFAR-10.", note=note)
+    note = f"Here: {machine.processor()}, {torch.get_num_threads()} threads. {html.escape(' '.join(missing))}"
+    table = tables.table(beside(here), caption="VGG16-BN on CIFAR-10, ms.", note=note)
     words = Markup(
         '<h1>On this machine</h1><p class="lede">The study\'s networks timed here, each software in a process of its own, in '
         "turns. Compare lines of one machine.</p>"
@@ -55,9 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     begun, path = time.monotonic(), settings.report_dir(STUDY) / "here.html"
     here, missing = contenders.measure(options.seconds)
-    there = results.contenders(STUDY, contenders.DATASET)
-    files.save_text(path, page(here, there, missing, path.parent))
-    print(beside(here, there).round(2).to_string(), *missing, sep="\n")
+    files.save_text(path, page(here, missing, path.parent))
+    print(beside(here).round(2).to_string(), *missing, sep="\n")
     print(f"in {time.monotonic() - begun:.0f} s: {path}")
     return 0
 

@@ -30,7 +30,7 @@ CAPTION = (
 def body(frame: pd.DataFrame, profile: str, site: Sequence[pages.Page]) -> str:
     """The inside of the first page; of a frame without lines, the links alone."""
     words = {"title": pages.SITE, "demo": profile == "demo", "pages": site, "size": (WIDTH, HEIGHT), "untrained": 0}
-    words |= dict.fromkeys(("answer", "instead", "datasets", "table", "figure", "explorer", "stops", "everything"), "")
+    words |= {"instead": {}} | dict.fromkeys(("answer", "datasets", "table", "figure", "explorer", "stops", "everything"), "")
     if len(frame):
         made = evidence.networks(frame)
         made["stop"] = [evidence.called(line) for _, line in made.iterrows()]
@@ -38,7 +38,7 @@ def body(frame: pd.DataFrame, profile: str, site: Sequence[pages.Page]) -> str:
         words |= {
             "answer": answer(made),
             "untrained": untrained(frame),
-            "instead": instead(results.contenders(profile, "cifar10")),
+            "instead": {run.attrs["device"]: instead(run) for run in results.contenders(profile, "cifar10")},
             "datasets": " and ".join(map(look.dataset, made["dataset"].unique())),
         }
         words |= {"table": Markup(short_table(made).to_html()) if made["method"].isin(LINES).any() else ""}
@@ -71,7 +71,8 @@ def untrained(frame: pd.DataFrame) -> float:
 def instead(timed: pd.DataFrame) -> dict[str, float]:
     """How many times as fast as in PyTorch 128 images run in int8: `quantised` when dense, `both` when pruned in blocks too.
 
-    What loses more than a point of top-1 is no choice. `timed` as `results.contenders`; empty without the dense network's times.
+    What loses more than a point of top-1 is no choice. `timed` as one of `results.contenders`; empty without times of the dense
+    network.
     """
     dense = timed[timed["method"] == "dense"]
     base = dense[dense["software"] == "PyTorch fp32"]

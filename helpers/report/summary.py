@@ -48,10 +48,10 @@ def short_table(networks: pd.DataFrame) -> str:
 def use_when(frame: pd.DataFrame) -> str:
     """What to use for each need: a line a need, a column a data set."""
     datasets = list(frame["dataset"].unique())
-    chosen = claims.all_decisions(frame, "study").dropna(subset="network")
-    texts = [f"{line.network}: {line.times_less:.1f}×" for line in chosen.itertuples()]
+    chosen = claims.all_decisions(frame, "study")
+    texts = ["–" if pd.isna(line.network) else f"{line.network}: {line.times_less:.1f}×" for line in chosen.itertuples()]
     wide = chosen.assign(text=texts).pivot(index="need", columns="dataset", values="text")
-    wide = wide.reindex(index=list(claims.NEEDS), columns=datasets, fill_value="–").fillna("–")
+    wide = wide.reindex(index=chosen["need"].unique(), columns=datasets).fillna("–")
     lines = [[need, *cells] for need, cells in zip(wide.index, wide.to_numpy(), strict=True)]
     return _table(["what you need", *map(look.dataset, datasets)], lines, names=1 + len(datasets))
 

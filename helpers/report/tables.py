@@ -72,6 +72,13 @@ def means(frame: pd.DataFrame) -> pd.DataFrame:
     return groups.agg({**mean, **first}).assign(seeds=groups.size()).reset_index()
 
 
+def side_by_side(runs: Mapping[str, pd.DataFrame], columns: Iterable[str]) -> pd.DataFrame:
+    """Columns of several of `results.contenders` under a head each: a line a network and its software, empty where not timed."""
+    parts = {head: run.set_index(["method", "label", "software"])[list(columns)] for head, run in runs.items()}
+    both = pd.concat(parts, axis=1)
+    return both.reindex(max(parts.values(), key=len).index.union(both.index, sort=False))
+
+
 def table(
     frame: pd.DataFrame,
     *,
