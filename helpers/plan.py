@@ -168,6 +168,7 @@ class _Planner:
         for label, fewer in FEWER_MACS.items():
             share = 1 / fewer if fewer else self.profile.macs_share
             yield "B", self._channels("lasso", self.profile.macs_curve_epochs, label=label, macs_share=share)
+        yield "C", self._channels("lasso", 2 * self.profile.channel_epochs, label="longer")
         if not self.first:
             return
         yield "B", self._channels("lasso", label="unrounded", multiple=1)

@@ -166,6 +166,7 @@ LABELLED = {  # (method, label) → the fields in which it differs from the meth
     ("layerwise_magnitude", "rewound"): RETRAINED,
     **{("lasso_channels", f"macs={fewer}"): {"prune.macs_share", "recipe"} for fewer in ("2x", "4x", "12x")},
     ("lasso_channels", "macs=7.5x"): {"recipe"},
+    ("lasso_channels", "longer"): {"recipe"},
     ("lasso_channels", "unrounded"): {"prune.multiple"},
     ("lasso_channels", "no_reconstruction"): {"prune.reconstruct"},
     ("lasso_channels", "symmetric"): {"prune.asymmetric"},
