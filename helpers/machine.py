@@ -91,4 +91,4 @@ def processor() -> str:
         return torch.cuda.get_device_name()
     name = re.sub(r"\((R|TM)\)| (Processor|CPU)\b", "", _cpuinfo("model name")) or platform.processor() or platform.machine()
     matrix = [label for flag, label in BF16_FLAGS.items() if flag in processor_flags()]
-    return ", ".join([name, torch.backends.cpu.get_cpu_capability(), *matrix])
+    return ", ".join([name, torch.backends.cpu.get_cpu_capability(), *matrix[:1]])  # the first has the others
