@@ -70,9 +70,10 @@ class State:
             same = json.loads(described["recipe"]) == self.recipe and described["made_with"] == self.made_with
             if not same or shapes != {name: tensor.shape for name, tensor in self.network.state_dict().items()}:
                 raise ValueError("it belongs to another recipe, other settings or another network")
+            made_by = json.loads(described["made_by"])
             if self.hook is not None:
                 self.hook.load_state_dict(parts["hook"])
-            self._complete(json.loads(described["made_by"]), path.name)
+            self._complete(made_by, path.name)
         except (KeyError, TypeError, ValueError) as error:  # files.CorruptFile is one
             progress.say(f"{path} is not continued from ({error}); training starts again")
             return []

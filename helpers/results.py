@@ -41,7 +41,7 @@ DETAILS = (
 MEASURED = (*NUMBERS, *WORDS, *DETAILS)
 CONTENDERS = ("method", "label", "software", "time_ms", "time_batch128_ms", "size_mib", "top1_pct")
 KEYS = ("profile", "dataset", "method", "label", "seed", "target_sparsity_pct")
-COLUMNS = (*KEYS, *MEASURED, "recipe", "experiment")
+COLUMNS = (*KEYS, *MEASURED, "gradient_left", "recipe", "experiment")
 
 
 def save(experiment: Experiment, measured: Mapping) -> dict:
@@ -85,18 +85,21 @@ def read(path: Path) -> dict:
 def frame(profile: Profile) -> pd.DataFrame:
     """The results of a profile's plan that exist, in its order, one line each, exactly `COLUMNS`.
 
-    `correct` holds a numpy array with one bool a test image; the other details are lists and dicts as stored.
+    `correct` holds a numpy array with one bool a test image; the other details are lists and dicts as stored. `gradient_left`:
+    the gradient norm that pruning a new network left, over that before.
     """
     found = [(experiment, load(experiment)) for experiment in plan.experiments(profile)]
     lines = [_line(experiment, result) for experiment, result in found if result is not None]
     made = pd.DataFrame(lines, columns=list(COLUMNS))
-    return made.astype(dict.fromkeys((*NUMBERS, "target_sparsity_pct"), float))
+    return made.astype(dict.fromkeys((*NUMBERS, "target_sparsity_pct", "gradient_left"), float))
 
 
 def _line(experiment: Experiment, result: dict) -> dict:
     line = {name: result.get(name) for name in MEASURED}
     line |= {name: getattr(experiment, name) for name in ("profile", "dataset", "method", "label", "seed")}
     line |= {"target_sparsity_pct": experiment.sparsity_pct, "recipe": result["experiment"]["recipe"]}
+    if norm := result.get("gradient_norm"):
+        line["gradient_left"] = norm["after"] / norm["before"]
     return line | {"experiment": result["experiment"], "correct": unpack_bits(result["correct"])}
 
 

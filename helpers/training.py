@@ -172,7 +172,7 @@ def recalibrate(
     for module in network.modules():
         if isinstance(module, nn.Dropout):
             module.eval()
-    for batch in split.images[order].split(250):
+    for batch in split.images[order].chunk(-(-len(order) // 250)):  # of one size, so that each counts as much
         network(_inputs(batch, normalization))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum

@@ -11,7 +11,7 @@ COLUMNS = (
     *("size_int8_mib", "int8_top1_pct"),
     *("effective_macs", "peak_memory_mib", "average_memory_mib", "latency_ms", "latency_batch128_ms", "folded_latency_ms"),
     *("folded_latency_batch128_ms", "sparse_latency_ms", "sparse_latency_batch128_ms", "energy_mj", "top1_pct", "top5_pct"),
-    *("val_top1_pct", "pruned_top1_pct", "epochs", "device", "correct", "reasons", "gradient_norm", "experiment"),
+    *("val_top1_pct", "pruned_top1_pct", "epochs", "device", "correct", "reasons", "gradient_left", "experiment"),
 )
 
 
@@ -43,5 +43,5 @@ def result(method: str, correct: np.ndarray | float, label: str = "", **columns)
 
 def frame(*results: dict) -> pd.DataFrame:
     made = pd.DataFrame(list(results), columns=list(COLUMNS))
-    words = ("profile", "dataset", "method", "label", "device", "correct", "reasons", "gradient_norm", "experiment")
+    words = ("profile", "dataset", "method", "label", "device", "correct", "reasons", "experiment")
     return made.astype({name: float for name in COLUMNS if name not in (*words, "seed")})

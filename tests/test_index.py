@@ -52,9 +52,10 @@ def test_quantising_is_told_beside_pruning():
         ("dense", "", "fast int8", 50.0, 90.0),  # loses more than a point: no choice
         ("dense", "", "sound int8", 100.0, 92.3),
         ("repaired", "blocks", "zeros skipped int8", 40.0, 91.9),
+        ("layerwise_magnitude", "", "zeros skipped fp32", 200.0, float("nan")),
     ]
     timed = pd.DataFrame(lines, columns=["method", "label", "software", "time_batch128_ms", "top1_pct"])
-    assert index.instead(timed) == {"quantised": 4.0, "both": 10.0}
+    assert index.instead(timed) == {"zeros": 2.0, "quantised": 4.0, "both": 10.0}
     assert index.instead(timed.iloc[1:]) == {} and index.instead(timed.iloc[:3]) == {"quantised": 4.0}
 
 

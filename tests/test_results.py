@@ -111,7 +111,7 @@ def test_the_frame_has_a_line_a_result_in_the_plan_s_order():
         assert (line.recipe is None) == (e.recipe is None)
         assert line.experiment["prune"] == json.loads(json.dumps(e.decisions))["prune"]
         assert line.top1_pct == 50.0 and np.isnan(line.latency_ms) and line.threads == 2 and line.log == [{"epoch": 0}]
-        assert line.scan is None and line.gradient_norm is None
+        assert line.scan is None and np.isnan(line.gradient_left)
 
 
 def test_a_frame_without_results_has_the_columns():

@@ -195,9 +195,12 @@ def keep_globally(scores: Mapping[str, Tensor], count: int, *, keep_at_least: in
     keep_at_least: so many of each tensor's largest are kept first. ValueError also where that is more than `count` in all.
     """
     ranking, sizes = torch.cat([part.detach().flatten() for part in scores.values()]), [part.numel() for part in scores.values()]
+    if not ranking.is_floating_point():
+        ranking = ranking.float()
     if keep_at_least:
         if sum(min(keep_at_least, size) for size in sizes) > count:
             raise ValueError(f"cannot keep {keep_at_least} weights of each of {len(sizes)} layers and {count} in all")
+        ranking.clamp_(max=torch.finfo(ranking.dtype).max)  # below the infinity that marks what is kept first
         for part in ranking.split(sizes):
             part.masked_fill_(keep_largest(part, min(keep_at_least, part.numel())), torch.inf)
     kept = keep_largest(ranking, count).split(sizes)

@@ -88,7 +88,7 @@ def prune(
         scores = score(current, images, labels)
         if wrong := [name for name, mask in masks.items() if name not in scores or scores[name].shape != mask.shape]:
             raise ValueError(f"the score gives {wrong[0]} no tensor of the weight's shape {tuple(masks[wrong[0]].shape)}")
-        signed = {name: -scores[name] if inverted else scores[name] for name in masks}
+        signed = {name: -1 * scores[name] if inverted else scores[name] for name in masks}
         count = round(start * (target / start) ** (step / rounds))
         masks = rank(masks, signed, count, exclude=exclude, keep_at_least=keep_at_least)
     if masks.empty:

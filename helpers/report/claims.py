@@ -177,11 +177,11 @@ def decisions(frame: pd.DataFrame, dataset: str, timed: pd.DataFrame = NOT_TIMED
     One line a need: `network` (missing where none is that good), `times_less` it costs than the dense network, `difference`
     with `low` and `high` in points, `seeds` of both. Networks that were trained longer than that control are not offered.
     `timed` as one of `results.contenders`: the times of all engines on one processor, which replace those of the frame.
-    The choice sees test accuracy, which flatters the chosen one a little. No lines without a fine-tuned dense network.
+    The choice sees test accuracy, which flatters the chosen one a little. No lines without a dense network, plain and fine-tuned.
     """
     evidence, lines = Evidence(frame[usable(frame)], dataset), []
-    for control in evidence.find(FINETUNED)[:1]:
-        dense, offered = dict(evidence.one(DENSE)), _offers(evidence, control, timed)
+    for control, own in zip(evidence.find(FINETUNED)[:1], evidence.find(DENSE), strict=False):
+        dense, offered = dict(own), _offers(evidence, control, timed)
         plainly = timed[(timed["method"] == DENSE[0]) & (timed["software"] == "PyTorch fp32")]
         dense |= dict(*plainly[[cost for cost in dense if cost in TIMES]].to_dict("records"))
         for need, (cost, epochs) in NEEDS.items():
@@ -194,16 +194,16 @@ def decisions(frame: pd.DataFrame, dataset: str, timed: pd.DataFrame = NOT_TIMED
 def all_decisions(frame: pd.DataFrame, profile: Profile | str) -> pd.DataFrame:
     """`decisions` of every data set of the frame (column `dataset`), by the times of all engines where the profile has them.
 
-    Where engines were timed on several processors, the needs of speed have a line for each; all but the first are named.
+    Where engines were timed, the needs of speed have a line for each processor, which is named.
     """
     found = []
     for dataset in frame["dataset"].unique():
-        first, *others = results.contenders(profile, dataset) or [NOT_TIMED]
-        chosen = [decisions(frame, dataset, first)]
-        for run in others:
+        chosen, runs = decisions(frame, dataset), results.contenders(profile, dataset)
+        lines = [chosen[~chosen["cost"].isin(TIMES)]] if runs else [chosen]
+        for run in runs:
             fast = decisions(frame, dataset, run).loc[lambda lines: lines["cost"].isin(TIMES)]
-            chosen.append(fast.assign(need=fast["need"] + f", on {run.attrs['device']}"))
-        found.append(pd.concat(chosen).sort_index(kind="stable").assign(dataset=dataset))  # the index counts the needs
+            lines.append(fast.assign(need=fast["need"] + f", on {run.attrs['device']}"))
+        found.append(pd.concat(lines).sort_index(kind="stable").assign(dataset=dataset))  # the index counts the needs
     return pd.concat(found)
 
 

@@ -262,9 +262,8 @@ class MoreGradient:
     more: float = 1.1
 
     def judge(self, evidence: Evidence) -> Judgement:
-        lines = [line for line in evidence.find(*self.methods) if isinstance(line["gradient_norm"], dict)]
-        norms = [(line["gradient_norm"]["before"], line["gradient_norm"]["after"], line) for line in lines]
-        pairs = [(a, b, x / y) for old, x, a in norms for _, y, b in norms if x >= self.good * old and x > self.more * y]
+        lines = [(line["gradient_left"], line) for line in evidence.find(*self.methods, having="gradient_left")]
+        pairs = [(a, b, x / y) for x, a in lines for y, b in lines if x >= self.good and x > self.more * y]
         if not pairs:
             raise Missing(f"methods that differ in the gradient that they keep on {look.dataset(evidence.dataset)}")
         compared = [(evidence.compare(a, b, len(pairs)), a, b, ratio) for a, b, ratio in pairs]

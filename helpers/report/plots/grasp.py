@@ -42,8 +42,7 @@ def cost(frame: pd.DataFrame) -> Figure:
 
 def gradients(flows: pd.DataFrame) -> Figure:
     """Gradient norm after pruning over before, against top-1 after training, one panel a data set; dotted: nothing lost."""
-    flows = flows.assign(left=[norm["after"] / norm["before"] for norm in flows.gradient_norm])
-    figure, grid = scatter(flows, "left", "Gradient norm left")
+    figure, grid = scatter(tables.means(flows), "gradient_left", "Gradient norm left")
     for axes in grid.values():
         axes.axvline(1, color=look.SOFT_INK, linewidth=0.8, linestyle=":")
     return figure
