@@ -66,7 +66,7 @@ def cells(row: dict) -> list[str]:
     ratio, goal = row.get("ratio"), row.get("goal")
     shown = "—" if goal is None else f"≥ {goal:g}×" if isinstance(goal, float) else goal
     verdict = {True: ", met", False: ", **missed**", None: ""}[met(row)]
-    times = [duration(row["ours_ms"]), duration(row["theirs_ms"]), "—" if ratio is None else f"{ratio:.2f}×"]
+    times = [duration(row.get("ours_ms")), duration(row.get("theirs_ms")), "—" if ratio is None else f"{ratio:.2f}×"]
     return [row["name"], *times, shown + verdict, row.get("note", "")]
 
 

@@ -6,13 +6,11 @@ lines a batch size, where more than 1 is faster than the alternative:
     layer-wise zeros skipped     against the dense network in every engine
     uniform zeros skipped        against the fastest engine in float32, and the fastest in int8 whose products do not saturate
     blocks of zeros, in int8     against the fastest in int8
-    fewer channels               in every engine, against the dense network in the same one
 
 Top-1 is that of all test images on this processor, where CIFAR-10 and trained weights are at hand. An engine that is not
 installed has one line that says so.
 """
 
-import argparse
 import contextlib
 import time
 from collections.abc import Mapping
@@ -21,8 +19,7 @@ import torch
 
 from bench.int8_inference import in_blocks
 from bench.sparse_inference import pruned, scanned, trained
-from bench.structured_inference import fewer_channels
-from helpers import cifar, data, engines, machine, models, storage
+from helpers import cifar, data, engines, machine, models
 from helpers.contenders import CALIBRATION_IMAGES, DENSE, FLOAT, WHOLE, top1_pct
 from helpers.engines import Engine
 from helpers.measurement import Latency
@@ -32,25 +29,15 @@ BLOCKS = {"80 % of blocks": 0.8, "90 % of blocks": 0.9}
 GOALS = {(LAYERWISE, 128): 2.2, (LAYERWISE, 1): 2.0}  # against the fastest dense float32
 GOALS |= {("80 % of blocks", 128): 2.3, ("90 % of blocks", 128): 4.0}  # against the fastest dense int8
 GOALS |= {(what, 1): 1.5 for what in BLOCKS}
-SMALL = "fewer channels"
 
 
-def small_network() -> models.VGG | None:
-    """The study's network with fewer channels, or a random one of its widths; None without that result."""
-    with contextlib.suppress(FileNotFoundError):
-        return storage.committed("cifar10", "lasso_channels")
-    return fewer_channels()
-
-
-def contenders(quick: bool) -> dict[tuple[str, str], models.VGG]:
+def contenders() -> dict[tuple[str, str], models.VGG]:
     """(what, engine) → the network."""
     found: dict[tuple[str, str], models.VGG] = {("dense", engine): trained()[0] for engine in DENSE}
     if scanned() is not None:
         found[LAYERWISE, FLOAT] = pruned("layerwise", 0.8033)[0]
     found |= {(what, FLOAT): pruned("uniform", sparsity)[0] for what, sparsity in UNIFORM.items()}
-    found |= {(what, WHOLE): in_blocks(sparsity) for what, sparsity in BLOCKS.items()}
-    small = None if quick else small_network()
-    return found | ({(SMALL, engine): small for engine in DENSE} if small else {})
+    return found | {(what, WHOLE): in_blocks(sparsity) for what, sparsity in BLOCKS.items()}
 
 
 def images() -> tuple[data.Splits | None, data.Split]:
@@ -68,13 +55,13 @@ def run(quick: bool = False) -> list[dict]:
     test = splits.test if splits and not quick and trained()[1] == "trained weights" else None
     rows, notes, running = [], {}, {}
     with contextlib.ExitStack() as stack:
-        for (what, name), network in contenders(quick).items():
+        for (what, name), network in contenders().items():
             begun = time.perf_counter()
             try:
                 ranges = calibrating.images[: 64 if quick else CALIBRATION_IMAGES]
                 engine = stack.enter_context(Engine(name, network, data.normalize(ranges, network.normalization)))
             except engines.Unavailable as reason:
-                rows += [empty(f"{name}", str(reason))] if what == "dense" else []
+                rows += [{"name": name, "note": str(reason)}] if what == "dense" else []
                 continue
             running[what, name] = engine
             notes[what, name] = [f"built in {time.perf_counter() - begun:.0f} s"]
@@ -87,10 +74,6 @@ def run(quick: bool = False) -> list[dict]:
             times = engines.latency(running, shown, min_seconds=0.5 if quick else 4.0)
             rows += lines(times, notes, batch)
     return rows
-
-
-def empty(name: str, note: str) -> dict:
-    return {"name": name, "ours_ms": None, "theirs_ms": None, "ratio": None, "goal": None, "note": note}
 
 
 def lines(times: Mapping[tuple[str, str], Latency], notes: Mapping[tuple[str, str], list[str]], batch: int) -> list[dict]:
@@ -117,12 +100,4 @@ def lines(times: Mapping[tuple[str, str], Latency], notes: Mapping[tuple[str, st
         rows += [line((what, FLOAT), key) for key in (strongest, whole) if key is not None]
     if whole is not None:
         rows += [line((what, WHOLE), whole, True) for what in BLOCKS if (what, WHOLE) in times]
-    return rows + [line((SMALL, key[1]), key) for key in dense if (SMALL, key[1]) in times]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="without the network of fewer channels and without top-1")
-    for row in run(parser.parse_args().quick):
-        times = f"{row['ours_ms']:8.2f} {row['theirs_ms']:8.2f} {row['ratio']:5.2f}x" if row["ratio"] else ""
-        print(f"{row['name']:84} {times}  {row['note']}")
+    return rows

@@ -6,7 +6,6 @@ machine slows all; medians, the first turn left out. Peak memory is what each al
 images: from torch's allocations and releases on a CPU, from the allocator's statistics on a GPU.
 """
 
-import argparse
 import copy
 import statistics
 import time
@@ -95,10 +94,3 @@ def run(quick: bool) -> list[dict]:
         }
         for side in ("default layout", "channels_last")
     ]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a quarter of the width, fewer turns")
-    for row in run(parser.parse_args().quick):
-        print(f"{row['name']}: scoring {row['ours_ms']:.0f} ms, step {row['theirs_ms']:.0f} ms\n  {row['note']}")

@@ -6,7 +6,6 @@ another. CIFAR-10 and its trained network are used where they are at hand; other
 quarter of the width on the digits, whose figures say less about speed.
 """
 
-import argparse
 import copy
 import time
 from collections.abc import Callable, Sequence
@@ -96,11 +95,3 @@ def run(quick: bool) -> list[dict]:
 
 def _name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="quarter width on the digits, three sparsities")
-    for row in run(parser.parse_args().quick):
-        print(f"{row['name']}: ours {row['ours_ms']:.0f} ms, plain {row['theirs_ms']:.0f} ms, {row['ratio']:.2f}×")
-        print(f"  goal {row['goal']}\n  {row['note']}")

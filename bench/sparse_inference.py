@@ -14,7 +14,6 @@ The ratio is the strongest fp32 dense median over ours. The bound is what no mul
 give at the dense speed: MACs / effective MACs. Efficiency is ratio / bound.
 """
 
-import argparse
 import functools
 import itertools
 import json
@@ -30,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from helpers import machine, models, plan, pretrained, results, settings
+from helpers import models, plan, pretrained, results, settings
 from helpers.pruning import masks, sensitivity
 from helpers.pruning.allocation import allocate
 from helpers.sparse import kernels, layers
@@ -77,16 +76,11 @@ def pruned(allocation: str, sparsity: float) -> tuple[models.VGG, float]:
 
 
 def scanned() -> dict | None:
-    """The scan in the study's result of layer-wise magnitude pruning, if that result is there."""
-    made = stored("layerwise_magnitude")
-    return made and made["scan"]
-
-
-def stored(method: str) -> dict | None:
-    """The study's main result of a method on CIFAR-10, if it is there."""
+    """The scan in the study's result of layer-wise magnitude pruning on CIFAR-10, if that result is there."""
+    wanted = "cifar10", "layerwise_magnitude", "", 0
     planned = plan.experiments(settings.PROFILES["study"])
-    main = [e for e in planned if (e.dataset, e.method, e.label, e.seed) == ("cifar10", method, "", 0)]
-    return results.load(main[0])
+    made = results.load(next(e for e in planned if (e.dataset, e.method, e.label, e.seed) == wanted))
+    return made and made["scan"]
 
 
 class CsrConvolution(nn.Module):
@@ -227,7 +221,6 @@ def by_layer(sparsity: float, batch: int, seconds: float) -> list[dict]:
                 "ours_ms": median["sparse"],
                 "theirs_ms": median["dense"],
                 "ratio": ratio,
-                "goal": None,
                 "note": f"bound {1 / density:.2f}x, efficiency {ratio * density:.2f}",
             }
         )
@@ -256,7 +249,7 @@ def run(quick: bool = False) -> list[dict]:
     warnings.filterwarnings("ignore", message="Sparse CSR tensor support")
     reason = kernels.available()
     if reason is not None:
-        return [{"name": "sparse inference", "ours_ms": None, "theirs_ms": None, "ratio": None, "goal": None, "note": reason}]
+        return [{"name": "sparse inference", "note": reason}]
     if quick:
         return networks((0.8,), (1, 128), 2, compile_dense=False) + by_layer(0.8, 128, 0.1)
     rows = networks((0.5, 0.6, 0.7, 0.8, 0.9, 0.95), (1, 16, 128), 4, compile_dense=True)
@@ -283,25 +276,3 @@ def with_avx2_only() -> list[dict]:
     command = [sys.executable, "-c", f"{code}; print(json.dumps(rows))"]
     done = subprocess.run(command, env=os.environ | AVX2, cwd=settings.ROOT, stdout=subprocess.PIPE, text=True, check=True)
     return [row | {"name": f"{row['name']}, AVX2 only"} for row in json.loads(done.stdout.splitlines()[-1])]
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="about a minute: two batches, two masks, no torch.compile")
-    rows = run(parser.parse_args().quick)
-    flags = torch.backends.cpu.get_cpu_capability()
-    print(f"{machine.processor()} · {flags} · {torch.get_num_threads()} threads · fp32 · {trained()[1]}")
-    print(f"{'':58} {'ours ms':>9} {'theirs ms':>10} {'ratio':>7} {'goal':>5}")
-    for row in rows:
-        if row["ratio"] is None:
-            print(f"{row['name']}: {row['note']}")
-            continue
-        goal = row["goal"] or ""
-        print(f"{row['name']:58} {row['ours_ms']:9.2f} {row['theirs_ms']:10.2f} {row['ratio']:6.2f}x {goal:>5}  {row['note']}")
-    plan = execution.compile_sparse(pruned("global", 0.8033)[0]).plan
-    dense = [f"{layout}: {name}" for layout, kinds in plan.items() for name, kind in kinds.items() if kind == "dense"]
-    print("layers that run dense with the global mask: " + (", ".join(dense) or "none"))
-
-
-if __name__ == "__main__":
-    main()

@@ -7,7 +7,6 @@ are judged on validation images. CIFAR-10 and its trained network are used where
 --quick, a network of a quarter of the width on the digits, trained for a few seconds first.
 """
 
-import argparse
 import copy
 import time
 from dataclasses import dataclass
@@ -116,11 +115,3 @@ def run(quick: bool) -> list[dict]:
     row = {"name": "latency at batch 128, regression against torch-pruning", "ours_ms": mine, "theirs_ms": its}
     reached = ours.tuned_pct >= theirs.tuned_pct and ours.macs <= budget
     return [row | {"ratio": its / mine, "goal": "top-1 no lower within the budget", "met": reached, "note": note}]
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="quarter width on the digits")
-    for row in run(parser.parse_args().quick):
-        print(f"{row['name']}: ours {row['ours_ms']:.1f} ms, torch-pruning {row['theirs_ms']:.1f} ms, {row['ratio']:.2f}×")
-        print(f"  goal {row['goal']}\n  {row['note']}")

@@ -5,7 +5,6 @@ same random batch (channels_last, fused SGD; in the processor's fast dtype and i
 machine slows both; medians of single steps, the first of every turn left out.
 """
 
-import argparse
 import contextlib
 import copy
 import statistics
@@ -64,14 +63,6 @@ def compared(dtype: torch.dtype, batch: int, turns: int) -> dict:
     name = f"training step, VGG16-BN, {in_words}"
     row = {"name": name, "ours_ms": ours, "theirs_ms": theirs, "ratio": theirs / ours, "note": note}
     if (wanted := goal(dtype)) is None:
-        return row | {"goal": None}
+        return row
     reached = row["ratio"] >= wanted[0] and 1e3 * batch / ours >= wanted[1]
     return row | {"goal": f"≥ {wanted[0]:g}× and ≥ {wanted[1]:g} images/s", "met": reached}
-
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="a smaller batch, fewer turns")
-    for row in run(parser.parse_args().quick):
-        print(f"{row['name']}: ours {row['ours_ms']:.0f} ms, plain {row['theirs_ms']:.0f} ms, {row['ratio']:.2f}×")
-        print(f"  goal {row['goal']}\n  {row['note']}")

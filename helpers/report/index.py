@@ -31,7 +31,9 @@ CAPTION = (
 def body(frame: pd.DataFrame, profile: str, site: Sequence[pages.Page]) -> str:
     """The inside of the first page; of a frame without lines, the links alone."""
     words: dict[str, Any] = {"title": pages.SITE, "demo": profile == "demo", "pages": site, "size": (WIDTH, HEIGHT)}
-    words |= {"untrained": 0, "instead": {}} | dict.fromkeys(("answer", "speeds", "datasets", "table", "figure", "explorer", "stops", "everything"), "")
+    words |= {"untrained": 0, "instead": {}} | dict.fromkeys(
+        ("answer", "speeds", "datasets", "table", "figure", "explorer", "stops", "everything"), ""
+    )
     if len(frame):
         made = evidence.networks(frame)
         made["stop"] = [evidence.called(line) for _, line in made.iterrows()]
