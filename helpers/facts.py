@@ -52,8 +52,7 @@ def _at_once(profile: Profile, dataset: str) -> dict:
     """Gradient norm after a share of a new network's weights is removed together, over the norm before.
 
     GraSP's promise is for one weight at a time; this is what is left of it for many, at the score's own temperature:
-    `left` over the weights that are left, `all` over the removed ones as well (what the promise speaks of), `promised` to
-    first order.
+    `left` over the weights that are left, and `promised` to first order (over the removed ones as well).
     """
     experiment, how = _new_network(profile, dataset)
     network, images, labels = making.scoring(experiment)
@@ -64,18 +63,17 @@ def _at_once(profile: Profile, dataset: str) -> dict:
         "random": scores.random(network, images, labels, seed=experiment.seed),
     }
 
-    def norm(chosen: Masks | None = None, over: str = "kept") -> float:
-        return comparison.gradient_norm(network, images, labels, chosen, over=over, temperature=how.temperature)
+    def norm(chosen: Masks | None = None) -> float:
+        return comparison.gradient_norm(network, images, labels, chosen, temperature=how.temperature)
 
     before = norm()
     found: dict = {"shares": list(AT_ONCE), "images": len(images), "left": {rule: [] for rule in rankings}}
-    found |= {"all": [], "promised": []}
+    found["promised"] = []
     for share in AT_ONCE:
         for rule, ranking in rankings.items():
             chosen = scores.prune(network, lambda *_, ranking=ranking: ranking, images, labels, share, keep_at_least=1)
             found["left"][rule].append(norm(chosen) / before)
             if rule == "signed":
-                found["all"].append(norm(chosen, over="all") / before)
                 gain = -2 * sum(float(score[name][~mask].double().sum()) for name, mask in chosen.items())
                 found["promised"].append(max(0.0, 1 + gain / before**2) ** 0.5)
     return found
@@ -96,8 +94,6 @@ def _one_layer(profile: Profile, dataset: str) -> dict:
     return {
         "layer": list(models.weight_layers(network))[ONE_LAYER],
         "images": samples.images,
-        "order": path.order.tolist(),
-        "penalties": path.penalties.tolist(),
         "errors": {
             "LASSO, old weights": _with_old_weights(statistics, W, path.order),
             "LASSO, solved": regression.error_curve(statistics, path.order).tolist(),

@@ -3,7 +3,6 @@
 Each kind of pruning in `experiments` has one function here; to add a kind is to add a dataclass there and a function here.
 """
 
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -104,7 +103,6 @@ def _magnitude(maker: Maker, how: Magnitude) -> Made:
 def _repaired(maker: Maker, how: Repair) -> Made:
     wanted, network = maker.experiment, maker.dense()
     images, samples = maker.splits.train.images, regression.Samples(how.images, how.positions, seed=wanted.seed)
-    begun = time.perf_counter()
     kept, untrained = _counts(maker, how, network), None
     if how.choice == "together":
         repaired, chosen = repair.together(
@@ -114,7 +112,6 @@ def _repaired(maker: Maker, how: Repair) -> Made:
         seen = wanda.squares(network, samples.choose(images)) if how.choice == "wanda" else {}
         chosen = wanda.prune(network, kept, seen) if seen else masks.magnitude(network, kept)
         repaired = repair.least_squares(network, chosen, images, samples=samples, ridge=how.ridge)
-    maker.details["scoring_seconds"] = time.perf_counter() - begun
     if how.choice != "together":  # what the masks do alone, and with batch norms averaged anew
         chosen.apply(network)
         untrained = training.evaluate(network, maker.splits.test)
@@ -146,7 +143,6 @@ def _saliency(maker: Maker, how: Saliency) -> Made:
     wanted, start = maker.experiment, _start(maker)
     network = maker.new(start)
     images, labels = maker.scoring_batch(network, how.per_class)
-    begun = time.perf_counter()
     chosen = scores.prune(
         network,
         how.score,
@@ -159,7 +155,6 @@ def _saliency(maker: Maker, how: Saliency) -> Made:
         temperature=how.temperature,
         rounds=how.rounds,
     )
-    seconds = time.perf_counter() - begun
     if how.shuffled:
         chosen = chosen.shuffled(wanted.seed)
     if how.retrain is not None:
@@ -167,9 +162,7 @@ def _saliency(maker: Maker, how: Saliency) -> Made:
     before, after = (comparison.gradient_norm(network, images, labels, under) for under in (None, chosen))
     norms = {"before": before, "after": after}
     weights = f"initialised, seed {(how.retrain or start).seed}"
-    return _fit_masked(
-        maker, Made(network, weights=weights, details={"scoring_seconds": seconds, "gradient_norm": norms}), chosen
-    )
+    return _fit_masked(maker, Made(network, weights=weights, details={"gradient_norm": norms}), chosen)
 
 
 def _stages(maker: Maker, how: Stages) -> Made:

@@ -22,13 +22,13 @@ from helpers.settings import Profile
 VERSION = 2
 NUMBERS = (
     *("sparsity_pct", "density_pct", "params", "nonzero_params"),
-    *("size_mib", "size_dense_mib", "size_coo_mib", "size_csr_mib", "size_bitmask_mib", "size_bitmask_fp16_mib", "entropy_mib"),
+    *("size_mib", "size_dense_mib", "size_coo_mib", "size_csr_mib", "size_bitmask_mib", "entropy_mib"),
     *("size_int8_mib", "int8_top1_pct"),
     *("macs", "effective_macs", "peak_memory_mib", "average_memory_mib"),
-    *("latency_ms", "latency_p90_ms", "latency_batch128_ms", "folded_latency_ms", "folded_latency_batch128_ms"),
+    *("latency_ms", "latency_batch128_ms", "folded_latency_ms", "folded_latency_batch128_ms"),
     *("sparse_latency_ms", "sparse_latency_batch128_ms", "energy_mj"),
     *("top1_pct", "top5_pct", "val_top1_pct", "pruned_top1_pct", "recalibrated_top1_pct", "repaired_top1_pct"),
-    *("epochs", "train_seconds", "scoring_seconds"),
+    *("epochs", "train_seconds"),
 )
 WORDS = (
     *("weights", "train_device", "train_dtype", "device", "threads", "dtype", "torch", "data_source", "commit"),
@@ -36,7 +36,7 @@ WORDS = (
 )
 DETAILS = (
     *("correct", "class_top1_pct", "layers", "log", "reasons", "scan", "allocation", "schedule", "widths"),
-    *("channel_reports", "gradient_norm", "run_densely"),
+    *("channel_reports", "gradient_norm"),
 )
 MEASURED = (*NUMBERS, *WORDS, *DETAILS)
 CONTENDERS = ("method", "label", "software", "time_ms", "time_batch128_ms", "size_mib", "top1_pct")

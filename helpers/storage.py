@@ -9,7 +9,6 @@ network bit for bit. Only convolution and linear weights are stored sparsely; bi
 | coo | int64 flat index and fp32 value of each kept weight | 12 k |
 | csr | int32 row starts (a row is a filter), int32 columns, fp32 values | 8 k + 4 rows |
 | bitmask | one bit a weight, fp32 values | n / 8 + 4 k |
-| bitmask_fp16 | one bit a weight, fp16 values: lossy | n / 8 + 2 k |
 | bitmask_int8 | one bit a weight, int8 values, one fp32 scale a filter: lossy | n / 8 + k + 4 rows |
 | bitmask_int8_zstd | the same, bits and values entropy-coded by Zstandard | what their statistics allow |
 
@@ -32,7 +31,7 @@ from helpers import files, models, settings
 
 # the tensors that a format holds of each weight
 PARTS = {"dense": ("values",), "coo": ("indices", "values"), "csr": ("starts", "columns", "values")}
-PARTS |= dict.fromkeys(("bitmask", "bitmask_fp16"), ("bits", "values"))
+PARTS["bitmask"] = ("bits", "values")
 FORMATS = tuple(PARTS)
 QUANTISED = ("bitmask_int8", "bitmask_int8_zstd")
 PARTS |= dict.fromkeys(QUANTISED, ("bits", "values", "scales"))
@@ -65,11 +64,8 @@ def _encode(weight: Tensor, format: str) -> dict[str, Tensor]:
         return _quantised(weight, coded=format.endswith("zstd"))
     kept = _kept(weight)
     values = weight.flatten()[torch.from_numpy(kept)]
-    if format.startswith("bitmask"):
-        stored = values.half() if format == "bitmask_fp16" else values
-        if bool((stored.isinf() & ~values.isinf()).any()):
-            raise ValueError(f"a weight is beyond the fp16 range of ±{torch.finfo(torch.float16).max:.0f}; use bitmask")
-        return {"bits": torch.from_numpy(np.packbits(kept, bitorder="little")), "values": stored}
+    if format == "bitmask":
+        return {"bits": torch.from_numpy(np.packbits(kept, bitorder="little")), "values": values}
     indices = np.flatnonzero(kept)
     if format == "coo":
         return {"indices": torch.from_numpy(indices), "values": values}
@@ -126,8 +122,7 @@ def _decode(parts: Mapping[str, Tensor], shape: torch.Size, format: str) -> Tens
     count = math.prod(shape)
     if format.endswith("zstd"):
         parts = {**parts, **{name: _uncoded(vector(name, torch.uint8), dtype, count) for name, dtype in CODED.items()}}
-    dtypes = {"bitmask_fp16": torch.float16} | dict.fromkeys(QUANTISED, torch.int8)
-    values = vector("values", dtypes.get(format, torch.float32))
+    values = vector("values", torch.int8 if format in QUANTISED else torch.float32)
     if format == "coo":
         kept = vector("indices", torch.int64, len(values))
     elif format == "csr":

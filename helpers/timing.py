@@ -18,7 +18,7 @@ NO_ZEROS = "not measured: the network has no zeros to skip"
 FOLDED_ALIKE = "not measured: folded and run densely it does the work of the dense network"
 OTHER_RUN = "not measured in the run that timed the other networks, and times of two runs do not compare"
 COLUMNS = (
-    *("latency_ms", "latency_p90_ms", "latency_batch128_ms"),
+    *("latency_ms", "latency_batch128_ms"),
     *("folded_latency_ms", "folded_latency_batch128_ms", "sparse_latency_ms", "sparse_latency_batch128_ms"),
     *("peak_memory_mib", "average_memory_mib", "energy_mj"),
 )
@@ -72,13 +72,12 @@ def _measure(profile: Profile, wanted: dict[Experiment, dict]) -> None:
     )
     unavailable = "its kernels run on the CPU" if machine.device().type != "cpu" else kernels.available()
     runs: dict[tuple[str, Experiment], Callable] = {("dense", e): networks[e].to(one[e].device) for e in wanted}
-    sparse: dict[Experiment, network.SparseNetwork] = {}
     for e, result in wanted.items():
         if "size_bitmask_mib" not in result:  # a network without zeros gets what helps it: the sparse kernel folds as well
             folded = models.fold_batch_norm(networks[e]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             runs["folded", e] = folded.to(one[e].device)
         elif unavailable is None:
-            runs["sparse", e] = sparse[e] = network.compile_sparse(networks[e])
+            runs["sparse", e] = network.compile_sparse(networks[e])
     single, batched = (
         measurement.latency(runs, {run: batches[run[1]] for run in runs}, min_seconds=profile.timing_seconds)
         for batches in (one, many)
@@ -90,7 +89,6 @@ def _measure(profile: Profile, wanted: dict[Experiment, dict]) -> None:
         reasons = {"energy_mj": reason} if spent is None else {}
         columns = {
             "latency_ms": single["dense", e].median_ms,
-            "latency_p90_ms": single["dense", e].p90_ms,
             "latency_batch128_ms": batched["dense", e].median_ms,
             "peak_memory_mib": used.peak_mib,
             "average_memory_mib": used.average_mib,
@@ -102,8 +100,4 @@ def _measure(profile: Profile, wanted: dict[Experiment, dict]) -> None:
             for name, latencies in ((f"{run}_latency_ms", single), (f"{run}_latency_batch128_ms", batched)):
                 columns[name] = latencies[run, e].median_ms if (run, e) in runs else None
                 reasons |= {} if (run, e) in runs else {name: why_not}
-        if e in sparse:  # which layers run on dense kernels, since they are faster there
-            columns["run_densely"] = {
-                layout: [name for name, kind in kinds.items() if kind == "dense"] for layout, kinds in sparse[e].plan.items()
-            }
-        results.save(e, {**results.measured(result), "run_densely": None, **columns, "reasons": reasons})
+        results.save(e, {**results.measured(result), **columns, "reasons": reasons})

@@ -379,29 +379,6 @@ def test_stages_of_iterative_grasp_use_the_scores_of_the_label(trace, label, use
     assert same(main.made.masks, other.made.masks) == (label == "")
 
 
-def test_synflow_ranks_a_hundred_times(home, monkeypatch):
-    counted, score = [], scores.SCORES["synflow"]
-    monkeypatch.setitem(scores.SCORES, "synflow", lambda *arguments: counted.append(1) or score(*arguments))
-    monkeypatch.setattr(training, "fit", lambda *_, **__: [])
-    made = making.make(MAIN["synflow"])
-    assert len(counted) == 100 and made.masks.kept == made.masks.total - round(0.8 * made.masks.total)
-
-
-@pytest.mark.parametrize("kind", ["snip", "grasp", "random", "iterative"])
-def test_scores_are_taken_on_ten_images_of_each_class(trace, kind):
-    for call in trace(MAIN[kind]).calls["scores.prune"]:
-        assert call["labels"].bincount().tolist() == [10] * 10
-
-
-def test_the_scan_asks_again_in_float32_within_a_tenth(trace):
-    [call] = trace(MAIN["layerwise"]).calls["sensitivity.scan"]
-    assert call["undecided"] == 0.1 and len(call["split"]) == PROFILE.scan_images
-
-
-def test_batch_norms_are_averaged_over_5000_images(trace):
-    assert [call["images"] for call in trace(MAIN["lasso"]).calls["training.recalibrate"]] == [5000]
-
-
 # Trainings, masks and what they start from --------------------------------------------------------------------------
 
 

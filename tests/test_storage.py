@@ -15,8 +15,6 @@ from helpers import files, models, storage
 from helpers import settings as project
 from helpers.pruning import masks
 
-LOSSLESS = [name for name in storage.FORMATS if name != "bitmask_fp16"]
-
 
 def small(seed: int = 0, sparsity: float = 0.8, widths=(6, "M", 5, "M"), hidden=(7,), classes: int = 3) -> models.VGG:
     torch.manual_seed(seed)
@@ -44,7 +42,7 @@ def same_bits(a: models.VGG, b: models.VGG) -> bool:
     sparsity=st.sampled_from([0.0, 0.5, 0.8, 0.97, 1.0]),
     widths=st.lists(st.integers(1, 9), min_size=1, max_size=3),
     hidden=st.lists(st.integers(1, 9), max_size=2),
-    format=st.sampled_from(LOSSLESS),
+    format=st.sampled_from(storage.FORMATS),
 )
 def test_round_trip_is_exact(tmp_path_factory, seed, sparsity, widths, hidden, format):
     network = small(seed, sparsity, [*widths, "M"], hidden)
@@ -57,7 +55,7 @@ def test_round_trip_is_exact(tmp_path_factory, seed, sparsity, widths, hidden, f
     assert all(p.requires_grad for p in loaded.parameters())
 
 
-@pytest.mark.parametrize("format", LOSSLESS)
+@pytest.mark.parametrize("format", storage.FORMATS)
 def test_negative_zero_and_not_a_number_keep_their_bits(tmp_path, format):
     network = small()
     with torch.no_grad():
@@ -73,17 +71,6 @@ def test_loading_leaves_the_random_numbers_alone(tmp_path):
     torch.manual_seed(1)
     storage.load(tmp_path / "n")
     assert torch.equal(torch.rand(3), expected)
-
-
-def test_half_precision_values_are_rounded_to_half_and_refused_beyond_its_range(tmp_path):
-    network = small()
-    storage.save(network, tmp_path / "n", "bitmask_fp16")
-    for name, weight in models.weights(storage.load(tmp_path / "n")).items():
-        assert torch.equal(weight, models.weights(network)[name].half().float())
-    with torch.no_grad():
-        network.features[0].weight[0, 0, 0, 0] = 1e6
-    with pytest.raises(ValueError, match="fp16"):
-        storage.save(network, tmp_path / "n", "bitmask_fp16")
 
 
 @settings(max_examples=15, deadline=None)
@@ -152,20 +139,13 @@ def test_sizes_are_those_of_the_formats(tmp_path):
     rest = sum(t.nbytes for name, t in network.state_dict().items() if name not in models.weights(network))
     sizes = {name: storage.save(network, tmp_path / name, name) for name in storage.PARTS}
     coded = sizes.pop("bitmask_int8_zstd")
-    payload = {"dense": 4 * n, "coo": 12 * k, "csr": 8 * k, "bitmask": n / 8 + 4 * k, "bitmask_fp16": n / 8 + 2 * k}
+    payload = {"dense": 4 * n, "coo": 12 * k, "csr": 8 * k, "bitmask": n / 8 + 4 * k}
     payload["bitmask_int8"] = n / 8 + k
     for name, expected in payload.items():
         assert 0 <= sizes[name] - rest - expected < 6000, name  # names, shapes, digest, row starts
     # a mask of 20 % ones takes 0.72 bits a weight; normal values without those near 0 about 7 bits each
     assert 0.7 * n / 8 + 0.8 * k < coded - rest < sizes["bitmask_int8"] - rest - 0.2 * n / 8
-    assert (
-        sizes["bitmask_int8"]
-        < sizes["bitmask_fp16"]
-        < storage.entropy_bytes(network)
-        < sizes["bitmask"]
-        < sizes["csr"]
-        < sizes["coo"]
-    )
+    assert sizes["bitmask_int8"] < storage.entropy_bytes(network) < sizes["bitmask"] < sizes["csr"] < sizes["coo"]
 
 
 def test_the_entropy_of_a_mask_is_the_number_of_its_patterns():
@@ -305,7 +285,6 @@ HOSTILE = {
     "bits of another dtype": ("bitmask", lambda t, m: t.update({f"{W}.bits": t[f"{W}.bits"].short()})),
     "values in two dimensions": ("bitmask", lambda t, m: t.update({f"{W}.values": t[f"{W}.values"][None]})),
     "double values": ("bitmask", lambda t, m: t.update({f"{W}.values": t[f"{W}.values"].double()})),
-    "single values for half": ("bitmask_fp16", lambda t, m: t.update({f"{W}.values": t[f"{W}.values"].float()})),
     "single values for whole numbers": ("bitmask_int8", lambda t, m: t.update({f"{W}.values": t[f"{W}.values"].float()})),
     "a scale too few": ("bitmask_int8", lambda t, m: t.update({f"{W}.scales": t[f"{W}.scales"][1:].clone()})),
     "a code of nothing": ("bitmask_int8_zstd", lambda t, m: t.update({f"{W}.values": torch.zeros(0, dtype=torch.uint8)})),

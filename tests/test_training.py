@@ -387,6 +387,14 @@ def test_recalibration_reads_five_thousand_images_unless_told():
     assert sum(seen) == 5020
 
 
+def test_recalibration_has_no_small_batch_at_the_end():
+    split, seen = data.Split(torch.zeros(251, 3, 4, 4, dtype=torch.uint8), torch.zeros(251, dtype=torch.int64)), []
+    small = models.VGG(2, (4, "M", 4, "M", 4), (), image_size=4)  # the last maps are 1×1: of one image no variance is known
+    small.features[0].register_forward_hook(lambda _module, _inputs, output: seen.append(len(output)))
+    training.recalibrate(small, split)
+    assert seen == [126, 125]
+
+
 def test_a_loss_that_is_not_finite_stops_the_training():
     trained = network()
     trained.classifier[-1].bias.data.fill_(math.inf)

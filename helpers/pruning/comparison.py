@@ -42,33 +42,18 @@ def matrix(masks: Mapping[str, Masks]) -> dict[str, dict[str, dict[str, float]]]
 
 
 def gradient_norm(
-    network: nn.Module,
-    images: Tensor,
-    labels: Tensor,
-    masks: Masks | None = None,
-    *,
-    over: str = "kept",
-    temperature: float = 1.0,
+    network: nn.Module, images: Tensor, labels: Tensor, masks: Masks | None = None, *, temperature: float = 1.0
 ) -> float:
     """Euclidean norm of the gradient of the mean cross-entropy, over convolution and linear weights.
 
     Images are float, normalised, (N, 3, H, W). The network is not changed, and with `masks` it is judged as if they had been
-    applied to it. Batch norm uses the images' own statistics. For `temperature` see `scores.gradient`.
-
-    Args:
-        over: with `masks`, which weights count. "kept": those that training can still move, the gradient flow of the
-            pruned network. "all": also the pruned ones, at which the gradient is rarely zero; this is what GraSP means
-            to preserve and what its first order promises, ‖g‖² falling by twice the score of each weight removed (Wang
-            et al. 2020, section 4). Without masks both are the same.
-
-    Raises ValueError for another `over`.
+    applied to it: over the weights that are left, which training can still move. Batch norm uses the images' own statistics.
+    For `temperature` see `scores.gradient`.
     """
-    if over not in ("kept", "all"):
-        raise ValueError(f'the norm is over "kept" or "all" weights, not {over!r}')
     plain = plain_copy(network)
     if masks is not None:
         masks.apply(plain)
     parts = gradient(plain, images, labels, temperature=temperature)
-    if masks is not None and over == "kept":
+    if masks is not None:
         parts = {name: part * masks[name].to(part.device) for name, part in parts.items()}
     return float(sum((part.double() ** 2).sum() for part in parts.values()) ** 0.5)
