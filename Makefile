@@ -24,8 +24,8 @@ lab: $(READY)  ## step through the notebooks in JupyterLab
 	  $(if $(filter 0,$(shell id -u)),--allow-root)
 
 study: PROFILE = study
-study: $(READY)  ## make every missing result; WORKERS=4 or SCHEDULER=tcp://host:8786: on a Dask cluster (docs/scaling.md)
-	@$(RUN) -m helpers.study --profile $(PROFILE) $(WORKERS:%=--workers %) $(SCHEDULER:%=--scheduler %)
+study: $(READY)  ## make every missing result; WORKERS=4: four at a time; SCHEDULER=tcp://host:8786: on a Dask cluster
+	@$(RUN) -m helpers.study --profile $(PROFILE) $(WORKERS:%=--processes %) $(SCHEDULER:%=--scheduler %)
 
 time: $(READY)  ## dense, pruned and smaller networks in every installed engine on this machine: one page, reports/here.html
 	@$(RUN) -m helpers.report.here

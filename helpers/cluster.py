@@ -1,47 +1,40 @@
-"""The same `study.compute` on a Dask cluster: at a scheduler's address, or on processes of this machine (docs/scaling.md).
+"""The same `study.compute` on a Dask cluster of several machines (docs/scaling.md); one machine does with `--processes`.
 
 Machines need this code and the data, but no shared folder: results come back as values and are stored here.
 """
 
 import asyncio
 import importlib
-import logging
 import os
 import threading
 import uuid
 from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError
-from contextlib import ExitStack
 from pathlib import Path
 
 import dask
 import distributed
 import torch
-from distributed import Client, Future, Nanny, Scheduler, SpecCluster, rpc
+from distributed import Client, Future, rpc
 from distributed.protocol.pickle import dumps
 
-from helpers import files, machine, models, progress, results, settings, study
+from helpers import files, models, progress, results, settings, study
 from helpers.experiments import Experiment, New
 from helpers.maker import source_of
 
 _ONE_AT_A_TIME = threading.Lock()  # training seeds a whole process, however many threads its worker was started with
 
 
-def make(planned: Sequence[Experiment], scheduler: str | None, workers: int | None, wait: float = 60) -> int:
+def make(planned: Sequence[Experiment], scheduler: str, wait: float = 60) -> int:
     """Have the missing results of `planned` made, the longest first, and store each as it arrives: 0, or 1 when one failed.
 
-    `scheduler` is an address; without one, `workers` processes of this machine do the work. A trained dense network is
-    made before what starts from it and travels as a file, so that all start from the same bits. Raises ConnectionError or
-    ValueError, in `wait` seconds, where no worker can do the work.
+    `scheduler` is an address. A trained dense network is made before what starts from it and travels as a file, so that all
+    start from the same bits. Raises ConnectionError or ValueError, in `wait` seconds, where no worker can do the work.
     """
-    count = workers or 0
-    if not scheduler and count < 1:
-        raise ValueError(f"at least one worker is needed, not {workers}")
-    with ExitStack() as stack:
-        stack.enter_context(dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}))  # a network's file
-        address = scheduler or stack.enter_context(_local(count)).scheduler_address
-        _check(address, wait)
-        return _make(stack.enter_context(Client(address, timeout=wait)), planned, wait)
+    with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 GiB"}):  # a network's file
+        _check(scheduler, wait)
+        with Client(scheduler, timeout=wait) as client:
+            return _make(client, planned, wait)
 
 
 def _make(client: Client, planned: Sequence[Experiment], wait: float) -> int:
@@ -111,16 +104,6 @@ def _file(e: Experiment) -> Path:
     """What is kept of its network: all of it where others may start from it."""
     path_of = settings.network_path if e.prune is None and isinstance(e.start, New) else settings.kept_path
     return path_of(e.profile, e.dataset, e.name)
-
-
-def _local(count: int) -> SpecCluster:
-    """Worker processes of this machine, which share its cores and its GPUs evenly."""
-    threads, gpus = str(max(1, machine.cores() // count)), torch.cuda.device_count()
-    own = ({"OMP_NUM_THREADS": threads, "CUDA_VISIBLE_DEVICES": str(i % gpus) if gpus else ""} for i in range(count))
-    options = {"nthreads": 1, "memory_limit": 0, "silence_logs": logging.ERROR}
-    nannies = {i: {"cls": Nanny, "options": {**options, "env": environment}} for i, environment in enumerate(own)}
-    scheduler = {"cls": Scheduler, "options": {"host": "127.0.0.1", "port": 0, "dashboard": False, "dashboard_address": ":0"}}
-    return SpecCluster(workers=nannies, scheduler=scheduler, silence_logs=logging.ERROR)
 
 
 def _check(address: str, seconds: float) -> None:

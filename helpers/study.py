@@ -1,7 +1,7 @@
 """The study: make the experiments of a profile, store their results, time the networks, give the frame.
 
     python -m helpers.study [--profile study] [--topic grasp] [--dataset cifar10] [--list | --time] [--processes 2]
-    python -m helpers.study --scheduler tcp://host:8786 | --workers 4      the same on a Dask cluster (see docs/scaling.md)
+    python -m helpers.study --scheduler tcp://host:8786      the same on a Dask cluster (see docs/scaling.md)
 
 Notebooks call `frame`, `narrow` and `dense_network`.
 """
@@ -256,7 +256,6 @@ def main(arguments: Iterable[str] | None = None) -> int:
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--processes", type=int, default=1, help="make so many at a time on this machine")
     where.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="make them on the Dask cluster there")
-    where.add_argument("--workers", type=int, help="make them on a Dask cluster of so many processes on this machine")
     options = parser.parse_args(arguments)
     profile = settings.profile(options.profile)
     if options.dataset:
@@ -267,10 +266,10 @@ def main(arguments: Iterable[str] | None = None) -> int:
             print(f"{experiment.dataset:9} {experiment.name:50} {'there' if results.load(experiment) else 'missing'}")
     elif options.time:  # all of them, whatever was asked for: pages show one run
         timing.measure(profile, plan.experiments(profile), again=True)
-    elif options.scheduler or options.workers is not None:
+    elif options.scheduler:
         from helpers import cluster  # Dask is needed here alone
 
-        return cluster.make(planned, options.scheduler, options.workers)
+        return cluster.make(planned, options.scheduler)
     else:
         make_missing(profile, planned, options.processes, options.minutes)
     return 0

@@ -1,6 +1,5 @@
 """A Dask cluster makes what `study.compute` makes, once each, and says in one line what it cannot do."""
 
-import os
 import threading
 import time
 from dataclasses import replace
@@ -12,7 +11,7 @@ import tiny
 import torch
 from distributed import Client, LocalCluster
 
-from helpers import cluster, files, machine, models, plan, results, settings, study
+from helpers import cluster, files, models, plan, results, settings, study
 from helpers.maker import source_of
 
 NAMES = ("dense", "dense-normalization-half", "global_magnitude-s80.33", "lasso_channels", "snip-s80", "dense_from_scratch")
@@ -58,23 +57,18 @@ def computed(monkeypatch) -> list:
 def test_one_worker_of_this_machine_makes_everything(tmp_path, monkeypatch):
     """It has folders of its own: results, masks and small networks come back, the dense network goes there and back."""
     tiny.FORK.Process(target=int).start()  # workers are forked from where torch is loaded
-    here, there, start = folders(tmp_path / "here"), folders(tmp_path / "there"), cluster._local
+    here, there = folders(tmp_path / "here"), folders(tmp_path / "there")
     for name, folder in here.items():
         monkeypatch.setenv(name, folder)
-
-    def start_there(count):
-        with pytest.MonkeyPatch.context() as patch:
-            for name, folder in there.items():
-                patch.setenv(name, folder)
-            return start(count)
-
-    monkeypatch.setattr(cluster, "_local", start_there)
-    monkeypatch.setattr(machine, "cores", lambda: 1)
     names = ("dense", "global_magnitude-s80.33", "l1_filters", "snip-s80")
     planned = [e for e in plan.experiments(PROFILE) if e.name in names]
     how = {"nanny.environ": dict.fromkeys(there, ""), "worker.multiprocessing-method": "forkserver", "worker.preload": ["tiny"]}
-    with dask.config.set({f"distributed.{name}": value for name, value in how.items()}):
-        assert cluster.make(planned, None, 1, wait=60) == 0
+    options = {"threads_per_worker": 1, "memory_limit": 0, "dashboard_address": ":0", "env": there | {"OMP_NUM_THREADS": "1"}}
+    with (
+        dask.config.set({f"distributed.{name}": value for name, value in how.items()}),
+        LocalCluster(n_workers=1, host="127.0.0.1", **options) as started,
+    ):
+        assert cluster.make(planned, started.scheduler_address) == 0
     stored = {e.name: results.load(e) for e in planned}
     for name, result in stored.items():
         assert result["threads"] == 1
@@ -136,21 +130,6 @@ def test_a_worker_takes_one_at_a_time_on_the_threads_it_was_given(in_process, mo
     assert most == 1 and threads == {3}
 
 
-def test_workers_share_the_cores_that_this_process_may_use(monkeypatch):
-    asked = {}
-    monkeypatch.setattr(cluster, "SpecCluster", lambda workers, **_: asked.update(workers))
-    monkeypatch.setattr(machine, "cores", lambda: 6)
-    monkeypatch.setattr(os, "cpu_count", lambda: 64)
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    cluster._local(3)
-    environments = [worker["options"]["env"] for worker in asked.values()]
-    assert [e["OMP_NUM_THREADS"] for e in environments] == ["2", "2", "2"]
-    assert [e["CUDA_VISIBLE_DEVICES"] for e in environments] == ["0", "1", "0"]
-    asked.clear()
-    cluster._local(8)
-    assert {worker["options"]["env"]["OMP_NUM_THREADS"] for worker in asked.values()} == {"1"}
-
-
 # What goes wrong --------------------------------------------------------------------------------------------------
 
 
@@ -203,7 +182,7 @@ def test_when_all_workers_are_gone_it_ends(in_process, computed):
 def test_nobody_at_the_address_is_one_line():
     began = time.monotonic()
     with pytest.raises(ConnectionError, match=r"^tcp://127\.0\.0\.1:9 was asked for a scheduler [^\n]*$"):
-        cluster.make(PLANNED, "tcp://127.0.0.1:9", None, wait=0.5)
+        cluster.make(PLANNED, "tcp://127.0.0.1:9", wait=0.5)
     assert time.monotonic() - began < 5
 
 
@@ -211,11 +190,6 @@ def test_a_scheduler_without_workers_is_one_line():
     refused = pytest.raises(ConnectionError, match=r"^[^\n]*asked for a worker for 0.5 seconds[^\n]*$")
     with LocalCluster(n_workers=0, processes=False, protocol="tcp://", dashboard_address=":0") as started, refused:
         cluster._check(started.scheduler_address, 0.5)
-
-
-def test_less_than_one_worker_is_refused():
-    with pytest.raises(ValueError, match="not -1"):
-        cluster.make(PLANNED, None, -1)
 
 
 @pytest.fixture
