@@ -52,7 +52,7 @@ def experiments(profile: Profile, topic: str | None = None) -> list[Experiment]:
     planned = [experiment for rank, experiment in ranked if rank in profile.ranks and topic in (None, experiment.topic)]
     named = set(profile.methods)
     wanted = [e for e in planned if not named or named & {e.method, f"{e.method} {e.label}"}]
-    return [experiment for experiment in wanted if experiment.label not in profile.without]
+    return [experiment for experiment in wanted if not {experiment.method, experiment.label} & set(profile.without)]
 
 
 def dense(profile: Profile, dataset: str) -> Experiment:

@@ -41,6 +41,7 @@ SHORT = ("lasso_channels", "macs=7.5x"), FINETUNED  # both fine-tuned for as lon
 LASSO_CURVE = tuple(("lasso_channels", f"macs={times}x") for times in ("2", "4", "7.5", "12"))
 GRASP, ABSOLUTE, SNIP, RANDOM = ("grasp_iterative", ""), ("grasp_iterative", "preserving"), ("snip", ""), ("random", "")
 UNTRAINED = (GRASP, *((method, "") for method in ("grasp", "snip", "synflow", "magnitude_init", "random")))
+FULL_WIDTH = GRASP, ("grasp", ""), SNIP  # of them, those that the study has at the width of the trained network
 WRONG = ("dense_finetuned", "normalization=half"), ("dense", "normalization=half")  # mean and deviation ½, the likeliest mistake
 BOTH_SCORES = (GRASP, NEW), (ABSOLUTE, NEW)  # the score signed at first, as GraSP is defined, and absolute throughout
 JUMP, LOSS = ("layerwise_magnitude", "dense"), ("grasp_iterative", "dense")  # the original's gain and its loss
@@ -73,8 +74,8 @@ RULES: dict[str, Rule] = {
     "keeps_learnt": Difference(((LASSO, SMALL),)),
     "snip_better": Difference(((SNIP, GRASP), (SNIP, ABSOLUTE)), readings=True),
     "after_training_better": Provided(
-        Difference(tuple((LAYERWISE, early) for early in UNTRAINED)),
-        Difference(tuple((early, NEW) for early in UNTRAINED), below=True, minus=(LAYERWISE, FINETUNED)),
+        Difference(tuple((LAYERWISE, early) for early in FULL_WIDTH)),
+        Difference(tuple((early, NEW) for early in FULL_WIDTH), below=True, minus=(LAYERWISE, FINETUNED)),
     ),
     "gradient_flow": MoreGradient(UNTRAINED),
     "lottery_ticket": Difference(((REWOUND, REINITIALIZED), *((REWOUND, early) for early in UNTRAINED))),
