@@ -104,12 +104,13 @@ def test_which_weights_a_layer_keeps_makes_no_difference(quarter, method):
     assert (inverted < 10.5) == (method == "snip")  # chance among ten classes
 
 
-def test_a_trained_mask_is_better_than_all_others_on_its_own_first_weights_alone(quarter):
+@BOTH
+def test_a_trained_mask_is_better_than_all_others_on_its_own_first_weights_alone(quarter, dataset):
     for other in (claims.NEW, claims.REINITIALIZED, claims.ABSOLUTE, *claims.UNTRAINED):
-        found = compared(quarter, "cifar10", claims.REWOUND, other)
+        found = compared(quarter, dataset, claims.REWOUND, other)
         assert found.decided and found.difference > 0
     for other in (claims.NEW, claims.SNIP, ("synflow", "")):
-        found = compared(quarter, "cifar10", claims.REINITIALIZED, other)
+        found = compared(quarter, dataset, claims.REINITIALIZED, other)
         assert not (found.decided and found.difference > 0)
 
 
