@@ -173,6 +173,7 @@ def test_for_one_image_zeros_gain_nothing_in_float32(run):
 def test_fewer_channels_help_in_every_engine_and_int8_beats_zeros_until_both_go_together(matrix):
     [timed] = (run for run in results.contenders(STUDY, "cifar10") if ("AMX" in run.attrs["device"]) == matrix)
     times = timed.pivot_table("time_batch128_ms", "software", "method", aggfunc="min")
+    dense_top1 = timed[timed.method == "dense"].set_index("software").top1_pct["PyTorch fp32"]
     engines = times.dropna(subset=["dense", "lasso_channels"])
     assert len(engines) > 4 and (engines.lasso_channels < engines.dense / 4).all()
     zeros_alone, together = (
@@ -181,6 +182,9 @@ def test_fewer_channels_help_in_every_engine_and_int8_beats_zeros_until_both_go_
     int8 = times.dense[times.index.str.contains("int8")]
     assert int8.min() < zeros_alone.min() and int8.min() == times.dense.min()
     ratio = together.min() / int8.min()
+    half = timed[timed.label == "macs=2x"].set_index("software")
+    for engine in ("ONNX Runtime int8", "OpenVINO int8") if matrix else ():
+        assert half.time_batch128_ms[engine] < times.dense[engine] / 2 and half.top1_pct[engine] > dense_top1 - 1
     assert ratio > 0.9 if matrix else ratio < 0.5  # with matrix units zeros gain nothing that int8 has not
 
 

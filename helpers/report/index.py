@@ -77,7 +77,7 @@ def untrained(frame: pd.DataFrame) -> float:
 def instead(timed: pd.DataFrame) -> dict[str, float]:
     """How many times as fast as the dense network in PyTorch 128 images run: with `zeros` skipped, `quantised`, or `both`.
 
-    Both: pruned in blocks and in int8. What loses more than a point of top-1 is no choice. `timed` as one of
+    Both: pruned and in int8. What loses more than a point of top-1 is no choice. `timed` as one of
     `results.contenders`; empty without times of the dense network.
     """
     dense = timed[timed["method"] == "dense"]
@@ -85,8 +85,9 @@ def instead(timed: pd.DataFrame) -> dict[str, float]:
     if base.empty:
         return {}
     sound = timed[timed["software"].str.contains("int8") & (timed["top1_pct"] > base.iloc[0]["top1_pct"] - 1)]
-    ways = {"zeros": (timed, "layerwise_magnitude"), "quantised": (sound, "dense"), "both": (sound, "repaired")}
-    fastest = {name: lines[lines["method"] == method]["time_batch128_ms"].min() for name, (lines, method) in ways.items()}
+    pruned = sound["method"] != "dense"
+    ways = {"zeros": timed[timed["method"] == "layerwise_magnitude"], "quantised": sound[~pruned], "both": sound[pruned]}
+    fastest = {name: lines["time_batch128_ms"].min() for name, lines in ways.items()}
     return {name: base.iloc[0]["time_batch128_ms"] / time for name, time in fastest.items() if pd.notna(time)}
 
 
