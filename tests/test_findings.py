@@ -143,6 +143,12 @@ def test_once_solved_the_choice_of_channels_matters_less(study, dataset):
     assert compared(study, dataset, ("random_channels", ""), claims.LASSO).difference < 0
 
 
+@BOTH
+def test_twice_as_much_finetuning_surely_helps_on_cifar100_alone(study, dataset):
+    found = compared(study, dataset, ("lasso_channels", "longer"), claims.LASSO)
+    assert found.difference > 0 and found.decided == (dataset == "cifar100")
+
+
 def test_widths_lose_more_than_any_choice_within_a_layer(study):
     others = [("lasso_channels", "widths=he"), ("random_channels", ""), ("l1_filters", "")]
     widths, *choices = (compared(study, "cifar10", other, claims.LASSO) for other in others)
