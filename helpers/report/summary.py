@@ -58,7 +58,7 @@ def use_when(frame: pd.DataFrame) -> str:
     chosen = claims.all_decisions(frame, "study")
     texts = ["–" if pd.isna(line.network) else f"{line.network}: {line.times_less:.1f}×" for line in chosen.itertuples()]
     wide = chosen.assign(text=texts).pivot(index="need", columns="dataset", values="text")
-    wide = wide.reindex(index=chosen["need"].unique(), columns=datasets).fillna("–")
+    wide = wide.reindex(index=chosen.sort_index(kind="stable")["need"].unique(), columns=datasets).fillna("–")
     lines = [[need, *cells] for need, cells in zip(wide.index, wide.to_numpy(), strict=True)]
     return _table(["what you need", *map(look.dataset, datasets)], lines, names=1 + len(datasets))
 
