@@ -153,7 +153,7 @@ def test_only_the_demo_says_that_it_is_one(pages):
 
 def test_the_first_page_answers_and_explores(pages):
     for soup in (soup for path, soup in pages.items() if path.stem == "index"):
-        assert 2 <= len(soup.select(".answer li")) <= 5
+        assert 2 <= len(soup.select(".answer li")) <= 4
         assert all(len(words.words(item.get_text())) <= 20 for item in soup.select(".answer li"))
         assert 4 <= len(soup.select(".screen tbody tr")) <= 6
         stops = len(soup.select(".everything tbody tr:not(.group)"))

@@ -31,20 +31,19 @@ CAPTION = (
 def body(frame: pd.DataFrame, profile: str, site: Sequence[pages.Page]) -> str:
     """The inside of the first page; of a frame without lines, the links alone."""
     words: dict[str, Any] = {"title": pages.SITE, "demo": profile == "demo", "pages": site, "size": (WIDTH, HEIGHT)}
-    words |= {"untrained": 0, "instead": {}} | dict.fromkeys(
-        ("answer", "speeds", "datasets", "table", "figure", "explorer", "stops", "everything"), ""
+    words |= {"untrained": 0, "speeds": {}} | dict.fromkeys(
+        ("answer", "datasets", "table", "figure", "explorer", "stops", "everything"), ""
     )
     if len(frame):
         made = evidence.networks(frame)
         made["stop"] = [evidence.called(line) for _, line in made.iterrows()]
         explored = explorer(made)
-        found, others = answer(made), {run.attrs["device"]: instead(run) for run in results.contenders(profile, "cifar10")}
-        zeros = [found.get("faster"), *(times.get("zeros") for times in others.values())]
+        found = answer(made)
+        runs = [{"zeros": found.get("faster", math.nan)}, *(instead(run) for run in results.contenders(profile, "cifar10"))]
         words |= {
             "answer": found,
-            "speeds": [speed for speed in zeros if pd.notna(speed)],
+            "speeds": pd.DataFrame(runs).agg(["min", "max"]).dropna(axis=1).to_dict("list"),
             "untrained": untrained(frame),
-            "instead": others,
             "datasets": " and ".join(map(look.dataset, made["dataset"].unique())),
         }
         words |= {"table": Markup(short_table(made).to_html()) if made["method"].isin(LINES).any() else ""}
