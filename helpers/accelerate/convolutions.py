@@ -1,10 +1,11 @@
 """Faster training of 3×3 convolutions on small maps, on the CPU, with the same results to rounding.
 
-oneDNN computes a convolution's weight gradient slowly where maps are small and channels many, and multiplies with the
-zeros of the padding. Three rewrites help, all exact in real numbers:
+oneDNN is slow where maps are small and channels many: in the weight gradient, and with AMX in bringing the weights into its
+own order. It also multiplies with the zeros of the padding. Four rewrites help, all exact in real numbers:
 
-- *weight gradient*: one matrix product a tap over the positions whose input lies inside the map, or, with AMX, a single
-  product of output gradients and unfolded inputs (more multiplications, which cost little there);
+- *weight gradient*: one matrix product a tap over the positions whose input lies inside the map;
+- *unfolded maps, with AMX*: outputs and both gradients are one product each, of weights in the order in which they lie (more
+  multiplications, which cost little there);
 - *2×2 maps*: each output position sees each input position through exactly one tap, so the whole convolution is one
   dense 4C × 4C product, 2.25 times fewer multiplications than nine taps at four positions;
 - *maps divisible by 4, in float32*: Winograd's tiles (`winograd`), forward and backward, a quarter of the multiplications.
@@ -95,12 +96,12 @@ def rewrite(
 
 def tap_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The weight gradient as nine matrix products, one a tap."""
-    return _Convolution.apply(inputs, weight, bias, tap_weight_gradient)
+    return _TapConvolution.apply(inputs, weight, bias)
 
 
 def unfolded_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """The weight gradient as one matrix product with the unfolded inputs."""
-    return _Convolution.apply(inputs, weight, bias, unfolded_weight_gradient)
+    """Outputs and gradients as products with unfolded maps."""
+    return _UnfoldedConvolution.apply(inputs, weight, bias)
 
 
 def dense_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -113,11 +114,10 @@ def tiled_convolution(inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Te
     return _TiledConvolution.apply(inputs, weight, bias)
 
 
-class _Convolution(torch.autograd.Function):
+class _TapConvolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor | None, weight_gradient: Callable) -> Tensor:
+    def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(inputs, weight)
-        ctx.weight_gradient = weight_gradient
         return F.conv2d(inputs, weight, bias, padding=1)
 
     @staticmethod
@@ -130,8 +130,31 @@ class _Convolution(torch.autograd.Function):
             backward = torch.ops.aten.convolution_backward
             for_inputs = backward(gradient, inputs, weight, None, one, one, one, False, zero, 1, only_inputs)[0]
         if ctx.needs_input_grad[1]:
-            for_weight = ctx.weight_gradient(inputs, gradient)
-        return for_inputs, for_weight, _bias_gradient(ctx, gradient), None
+            for_weight = tap_weight_gradient(inputs, gradient)
+        return for_inputs, for_weight, _bias_gradient(ctx, gradient)
+
+
+class _UnfoldedConvolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        unfolded, taps = unfold(inputs), weight.permute(0, 2, 3, 1)
+        ctx.save_for_backward(unfolded, taps)
+        rows = taps.reshape(len(taps), -1).t()
+        outputs = unfolded @ rows if bias is None else torch.addmm(bias, unfolded, rows)
+        return _folded(outputs, inputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, gradient: Tensor):
+        unfolded, taps = ctx.saved_tensors
+        for_inputs = for_weight = None
+        if ctx.needs_input_grad[0]:  # a convolution with the weights turned round
+            turned = taps.permute(1, 2, 0, 3).flip(0, 1)
+            for_inputs = _folded(unfold(gradient) @ turned.reshape(-1, taps.shape[3]), gradient)
+        if ctx.needs_input_grad[1]:
+            rows = gradient.permute(0, 2, 3, 1).reshape(-1, len(taps))
+            for_weight = (rows.t() @ unfolded).view_as(taps).permute(0, 3, 1, 2)
+        return for_inputs, for_weight, _bias_gradient(ctx, gradient)
 
 
 class _DenseConvolution(torch.autograd.Function):
@@ -185,6 +208,21 @@ def _bias_gradient(ctx, gradient: Tensor) -> Tensor | None:
     return gradient.sum((0, 2, 3)) if ctx.needs_input_grad[2] else None
 
 
+def unfold(maps: Tensor) -> Tensor:
+    """(N, C, H, W) → (N·H·W, 9·C): the 3×3 neighbourhood of every position, tap by tap, with zeros around the map."""
+    count, channels, height, width = maps.shape
+    padded = F.pad(maps.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
+    image, row, column, _ = padded.stride()
+    windows = padded.as_strided((count, height, width, 3, 3, channels), (image, row, column, row, column, 1))
+    return windows.reshape(-1, 9 * channels)
+
+
+def _folded(rows: Tensor, like: Tensor) -> Tensor:
+    """(N·H·W, C) → (N, C, H, W) in channels_last, of as many images and positions as `like`."""
+    count, _, height, width = like.shape
+    return rows.view(count, height, width, rows.shape[1]).permute(0, 3, 1, 2)
+
+
 def rows_of(maps: Tensor) -> Tensor:
     """(N, C, 2, 2) → (N, 4·C), a position's channels side by side; no copy in channels_last."""
     return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], 4 * maps.shape[1])
@@ -206,12 +244,11 @@ def dense_matrix(weight: Tensor) -> Tensor:
     return matrix.view(4 * outputs, 4 * channels)
 
 
-# Weight gradients: inputs (N, C, H, W), output gradients (N, O, H, W) → (O, C, 3, 3). The sum over images and positions
-# runs inside a matrix product, which accumulates bfloat16 in float32.
-
-
 def tap_weight_gradient(inputs: Tensor, gradient: Tensor) -> Tensor:
-    """One product a tap, over the positions whose input lies inside the map."""
+    """Inputs (N, C, H, W), output gradients (N, O, H, W) → (O, C, 3, 3), over the positions whose input lies inside the map.
+
+    The sum over images and positions runs inside a matrix product, which accumulates bfloat16 in float32.
+    """
     height, width = inputs.shape[2:]
     x, g = inputs.permute(0, 2, 3, 1), gradient.permute(0, 2, 3, 1)
     taps = x.new_zeros(g.shape[3], 3, 3, x.shape[3])
@@ -224,15 +261,3 @@ def tap_weight_gradient(inputs: Tensor, gradient: Tensor) -> Tensor:
                 caused = g[:, top:bottom, left:right]
                 taps[:, i, j] = caused.reshape(-1, g.shape[3]).t() @ seen.reshape(-1, x.shape[3])
     return taps.permute(0, 3, 1, 2)
-
-
-def unfolded_weight_gradient(inputs: Tensor, gradient: Tensor) -> Tensor:
-    """One product over all positions, zeros of the padding included."""
-    count, channels, height, width = inputs.shape
-    outputs = gradient.shape[1]
-    padded = F.pad(inputs.permute(0, 2, 3, 1), (0, 0, 1, 1, 1, 1))
-    image, row, column, _ = padded.stride()
-    windows = padded.as_strided((count, height, width, 3, 3, channels), (image, row, column, row, column, 1))
-    unfolded = windows.reshape(-1, 9 * channels)
-    product = gradient.permute(0, 2, 3, 1).reshape(-1, outputs).t() @ unfolded
-    return product.view(outputs, 3, 3, channels).permute(0, 3, 1, 2)
