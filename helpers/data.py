@@ -176,11 +176,15 @@ def normalize(images: Tensor, normalization: Normalization, dtype: torch.dtype =
     return (images * scale - shift).to(dtype)
 
 
-def augment(images: Tensor, generator: torch.Generator, *, padding: int = CROP_PADDING, mirrors: bool = True) -> Tensor:
-    """Each image mirrored with probability ½ (if it may be) and cropped at a random place after zero padding, in pixels."""
+def augment(images: Tensor, generator: torch.Generator, *, padding: int = CROP_PADDING, mirrors: bool | Tensor = True) -> Tensor:
+    """Each image mirrored and cropped at a random place after zero padding, in pixels.
+
+    mirrors: True, each with probability ½; False, none; or one bool an image.
+    """
     count, _, height, width = images.shape
     drawn = torch.rand(3, count, generator=generator, device=generator.device).to(images.device)
-    flipped = torch.where((drawn[0] < 0.5).view(-1, 1, 1, 1), images.flip(3), images) if mirrors else images
+    chosen = mirrors if isinstance(mirrors, Tensor) else (drawn[0] < 0.5) & mirrors
+    flipped = torch.where(chosen.view(-1, 1, 1, 1), images.flip(3), images)
     padded = torch.nn.functional.pad(flipped, [padding] * 4)
     top, left = (drawn[1:] * (2 * padding + 1)).long()
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # a view (N, 3, 2p + 1, 2p + 1, H, W), nothing copied

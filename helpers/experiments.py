@@ -33,6 +33,7 @@ class New:
     dropout: float
     large_head: bool = False
     identities: bool = False  # see `models.VGG.add_identities`
+    whitened: bool = False  # see `models.VGG.whiten`
 
 
 @dataclass(frozen=True)

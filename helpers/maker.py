@@ -52,7 +52,10 @@ class Maker:
                 network.draw_large_head()
             if start.identities:
                 network.add_identities()
-        return network.to(machine.device())
+        network.to(machine.device())
+        if start.whitened:
+            network.whiten(self.scoring_batch(network, experiments.PER_CLASS)[0])
+        return network
 
     def dense(self) -> VGG:
         """The trained dense network, ready to be pruned."""

@@ -35,7 +35,9 @@ REPAIRED: tuple[tuple[str, str, tuple[float, ...], dict[str, Any]], ...] = (
     ("C", "blocks_finetuned", (95.0,), {"block": quantised.BLOCK, "epochs": 1}),
     ("C", "magnitude_finetuned", (95.0,), {**OF_MAGNITUDE, "epochs": 1}),
 )
-FAR = Recipe(13, peak_lr=0.15, label_smoothing=0.1, small_epochs=7)  # the work of ten full-size epochs: how far do they get?
+FAR = Recipe(  # the work of ten full-size epochs: how far do they get?
+    13, peak_lr=0.15, label_smoothing=0.2, small_epochs=7, linear=True, norm_bias_lr=16.0, alternating=True
+)
 STAGE_SCORES = {  # label of iterative GraSP → its score before training, and during it
     "": ("grasp", "grasp_preserving"),
     "preserving": ("grasp_absolute", "grasp_preserving"),
@@ -191,8 +193,8 @@ class _Planner:
                 often = experiment.method in OFTEN and not experiment.label
                 if (rank != "C" or self.first, rank != "C", often)[turn]:  # checks are made once
                     yield (rank, "B", "C")[turn], experiment
-        start = New(self.profile.width_divisor, self.seed, dropout=0.0, identities=True)
-        yield "C", self._experiment("dense_from_scratch", start, label="identities", recipe=FAR)
+        start = New(self.profile.width_divisor, self.seed, dropout=0.0, identities=True, whitened=True)
+        yield "C", self._experiment("dense_from_scratch", start, label="fast", recipe=FAR)
 
     def _early(self, seed: int) -> Iterator[Ranked]:
         sparsity, recipe, start = self.profile.saliency_sparsity_pct / 100, self._from_nothing_recipe(seed), self._new(seed)

@@ -134,7 +134,7 @@ PROFILES = {
         small_epochs=5,
         label_smoothing=0.1,
         starts=(),
-        without=("identities",),  # how far few epochs reach is asked of the whole width
+        without=("fast",),  # how far few epochs reach is asked of the whole width
         methods=(
             *("dense_from_scratch", "grasp_iterative", "grasp", "snip", "synflow", "magnitude_init", "random"),
             *("layerwise_magnitude rewound", "layerwise_magnitude reinitialized"),

@@ -37,6 +37,9 @@ class Recipe:
     crop_padding: int = data.CROP_PADDING  # pixels
     small_epochs: int = 0  # that many at the beginning see images of `small_size`: 24×24 cost 0.55 of 32×32
     small_size: int = 24  # pixels
+    linear: bool = False  # whether the learning rate falls on a line and not on a cosine
+    norm_bias_lr: float = 1.0  # learning rate of the batch norms' biases over that of all else
+    alternating: bool = False  # images are mirrored in every other epoch instead of by chance
     seed: int = 0
 
     def __post_init__(self):
@@ -55,11 +58,12 @@ class Accuracy:
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """One cycle (Smith and Topin 2018): linear from 0 to the peak over the warm-up, then a cosine to 0."""
+    """One cycle (Smith and Topin 2018): linear from 0 to the peak over the warm-up, then a cosine or a line to 0."""
     rising = recipe.warmup * steps
     if step < rising:
         return recipe.peak_lr * (step + 1) / (rising + 1)
-    return recipe.peak_lr * 0.5 * (1 + math.cos(math.pi * (step - rising) / (steps - rising)))
+    done = (step - rising) / (steps - rising)
+    return recipe.peak_lr * (1 - done if recipe.linear else 0.5 * (1 + math.cos(math.pi * done)))
 
 
 def fit(
@@ -213,10 +217,25 @@ def _pools_round_up(network: nn.Module, needed: bool) -> Iterator[None]:
 
 
 def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
+    """Biases and batch norms are not decayed; "times" is a group's learning rate over the recipe's."""
     weights = [p for p in network.parameters() if p.ndim > 1]
-    others = [p for p in network.parameters() if p.ndim <= 1]  # biases and batch norms are not decayed
-    groups = [{"params": weights, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d) and module.affine]
+    biases = dict.fromkeys(norm.bias for norm in norms)  # a set in their order
+    others = [p for p in network.parameters() if p.ndim <= 1 and p not in biases]
+    groups = [
+        {"params": weights, "weight_decay": recipe.weight_decay, "times": 1.0},
+        {"params": others, "weight_decay": 0.0, "times": 1.0},
+        {"params": list(biases), "weight_decay": 0.0, "times": recipe.norm_bias_lr},
+    ]
+    groups = [group for group in groups if group["params"]]
     return torch.optim.SGD(groups, lr=recipe.peak_lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
+
+
+def _sides(recipe: Recipe, train: data.Split, epoch: int) -> Tensor:
+    """Which images are mirrored in this epoch: of any two epochs in a row, in one (Jordan 2024, section 3.6)."""
+    where = train.images.device
+    drawn = torch.rand(len(train), generator=torch.Generator(where).manual_seed(recipe.seed), device=where) < 0.5
+    return drawn ^ bool(epoch % 2)
 
 
 def _epoch(
@@ -232,6 +251,7 @@ def _epoch(
     generator = torch.Generator(where).manual_seed(seed)  # of the order and the crops
     steps = max(1, len(train) // recipe.batch_size)
     order = torch.randperm(len(train), generator=generator, device=where).split(recipe.batch_size)[:steps]
+    sides = _sides(recipe, train, epoch) if recipe.alternating and train.mirrors else None
     loss_sum = correct = torch.zeros((), device=where)
     network.train()
     with torch.random.fork_rng(), accelerate(network, forward.dtype), _pools_round_up(network, size < train.images.shape[-1]):
@@ -239,8 +259,9 @@ def _epoch(
         for step, index in enumerate(progress.track(order, title), start=epoch * steps):
             lr = learning_rate(recipe, step, recipe.epochs * steps)
             for group in state.optimizer.param_groups:
-                group["lr"] = lr
-            images = data.augment(train.images[index], generator, padding=recipe.crop_padding, mirrors=train.mirrors)
+                group["lr"] = lr * group["times"]
+            mirrored = train.mirrors if sides is None else sides[index]
+            images = data.augment(train.images[index], generator, padding=recipe.crop_padding, mirrors=mirrored)
             inputs, labels = _scaled(_inputs(images, normalization), size), train.labels[index]
             logits = forward(inputs)
             loss = F.cross_entropy(logits.float(), labels, label_smoothing=recipe.label_smoothing)

@@ -183,6 +183,10 @@ def test_a_crop_is_a_window_of_the_padded_image_and_every_image_has_its_own(padd
     assert len(made) > min(60, len(windows) - 1)  # 200 draws
     straight = data.augment(image.repeat(200, 1, 1, 1), torch.Generator().manual_seed(1), padding=padding, mirrors=False)
     assert len({one.numpy().tobytes() for one in straight}) <= len(places) ** 2
+    generators = [torch.Generator().manual_seed(1) for _ in range(2)]
+    told = data.augment(image.repeat(4, 1, 1, 1), generators[0], padding=padding, mirrors=torch.tensor([True, False] * 2))
+    as_is = data.augment(torch.cat([image.flip(3), image] * 2), generators[1], padding=padding, mirrors=False)
+    assert torch.equal(told, as_is)
 
 
 def test_images_are_padded_by_four_pixels_unless_told():

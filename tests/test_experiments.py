@@ -172,7 +172,7 @@ LABELLED = {  # (method, label) → the fields in which it differs from the meth
     ("lasso_channels", "symmetric"): {"prune.asymmetric"},
     ("lasso_channels", "widths=uniform"): {"prune.rule"},
     ("lasso_channels", "widths=he"): {"prune.rule"},
-    ("dense_from_scratch", "identities"): {"start.identities", "recipe"},
+    ("dense_from_scratch", "fast"): {"start.identities", "start.whitened", "recipe"},
     ("repaired", "curve"): set(),
     ("repaired", "magnitude"): {"prune.choice", "prune.allocation", "prune.scan"},
     ("repaired", "wanda"): {"prune.choice", "prune.allocation", "prune.scan"},
@@ -207,7 +207,7 @@ def test_a_labelled_experiment_differs_from_the_main_one_as_its_name_says(profil
         else:
             expected = LABELLED[experiment.method, experiment.label]
         also = {"prune.sparsity"} if experiment.method == "repaired" else set()  # each label at every sparsity
-        also |= {"start.dropout", "start.large_head"} if experiment.label == "identities" else set()  # never with these
+        also |= {"start.dropout", "start.large_head"} if experiment.label == "fast" else set()  # never with these
         assert without_detail(differences(of_method, experiment)) - also == expected - also, experiment.name
     lacking = {e for e in LABELLED if e not in {(e.method, e.label) for e in labelled}}
     assert lacking == ({("layerwise_magnitude", "rewound")} if profile.weights == "given" else set())

@@ -7,9 +7,10 @@ import pytest
 import tiny
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from helpers import files, models
+from helpers import data, files, models
 
 
 def small(**changes) -> models.VGG:
@@ -176,9 +177,22 @@ def test_identities_hand_the_inputs_on():
     for convolution, weight in zip(convolutions, before, strict=True):
         inputs = torch.randn(2, convolution.in_channels, 5, 5)
         same = min(convolution.in_channels, convolution.out_channels)
-        added = torch.nn.functional.conv2d(inputs, convolution.weight - weight / 4, padding=1)
+        added = F.conv2d(inputs, convolution.weight - weight / 4, padding=1)
         torch.testing.assert_close(added[:, :same], inputs[:, :same])
         assert not added[:, same:].any()
+
+
+@pytest.mark.parametrize("filters", [4, 60])
+def test_whitened_filters_answer_with_variance_one_each_in_its_own_direction(filters):
+    network = tiny.network((filters, "M"))
+    first = network.features[0]
+    before, images = first.weight.detach().clone(), data.normalize(tiny.images(40).images, network.normalization)
+    network.whiten(images)
+    pairs = min(27, filters // 2)
+    answers = F.conv2d(images, first.weight).transpose(0, 1).flatten(1)[: 2 * pairs]
+    torch.testing.assert_close(answers[:pairs], -answers[pairs:])
+    torch.testing.assert_close(answers[:pairs] @ answers[:pairs].T / answers.shape[1], torch.eye(pairs), atol=0.01, rtol=0)
+    assert torch.equal(first.weight[2 * pairs :], before[2 * pairs :])
 
 
 def test_widths_are_divided_and_never_vanish():

@@ -45,6 +45,8 @@ def test_the_learning_rate_rises_to_the_peak_and_falls_to_zero():
     assert max(rates) == pytest.approx(0.5) and rates.index(max(rates)) == 20
     assert rates[:21] == sorted(rates[:21]) and rates[20:] == sorted(rates[20:], reverse=True)
     assert rates[-1] < 0.001 and training.learning_rate(Recipe(10, peak_lr=0.5), 60, 100) == pytest.approx(0.25)
+    line = [training.learning_rate(Recipe(10, peak_lr=0.5, linear=True), step, 100) for step in (10, 20, 40, 60, 100)]
+    assert line[0] == rates[10] and line[1:] == pytest.approx([0.5, 0.375, 0.25, 0.0])
 
 
 def test_a_short_last_batch_counts_image_by_image():
@@ -89,13 +91,36 @@ def test_the_format_is_the_machine_s_unless_given(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "change", [{"crop_padding": 2}, {"seed": 6}, {"weight_decay": 0.0}, {"label_smoothing": 0.1}, {"peak_lr": 0.03}]
+    "change",
+    [
+        *({"crop_padding": 2}, {"seed": 6}, {"weight_decay": 0.0}, {"label_smoothing": 0.1}, {"peak_lr": 0.03}),
+        *({"linear": True}, {"norm_bias_lr": 4.0}, {"alternating": True}),
+    ],
 )
 def test_every_part_of_a_recipe_changes_the_network(change):
-    networks = [network(), network()]
+    networks, split = [network(), network()], replace(few(), mirrors=True)
     for trained, recipe in zip(networks, (replace(RECIPE, epochs=1), replace(RECIPE, epochs=1, **change)), strict=True):
-        training.fit(trained, few(), recipe)
+        training.fit(trained, split, recipe)
     assert digest(networks[0]) != digest(networks[1])
+
+
+def test_alternating_shows_each_image_once_from_either_side_in_two_epochs():
+    split, recipe = replace(few(), mirrors=True), replace(RECIPE, alternating=True)
+    even, odd, next_even = (training._sides(recipe, split, epoch) for epoch in range(3))
+    assert torch.equal(even, ~odd) and torch.equal(even, next_even) and 0 < int(even.sum()) < len(split)
+    assert not torch.equal(even, training._sides(replace(recipe, seed=6), split, 0))
+
+
+def test_biases_of_batch_norms_have_a_learning_rate_of_their_own():
+    moved = []
+    for times in (1.0, 16.0):
+        trained, one = network(dropout=0.0), replace(RECIPE, epochs=1, norm_bias_lr=times)
+        before = {name: p.detach().clone() for name, p in trained.named_parameters()}
+        training.fit(trained, few(16), one, dtype=torch.float32)  # a single step
+        moved.append({name: p.detach() - before[name] for name, p in trained.named_parameters()})
+    biases = {f"features.{i}.bias" for i, module in enumerate(trained.features) if isinstance(module, nn.BatchNorm2d)}
+    for name, once in moved[0].items():
+        torch.testing.assert_close(moved[1][name], once * (16.0 if name in biases else 1.0))
 
 
 def test_small_images_come_first_and_leave_no_trace():
@@ -122,8 +147,8 @@ def test_scaled_images_keep_their_means():
 def test_only_weights_decay():
     trained = network()
     groups = training._optimizer(trained, RECIPE).param_groups
-    assert [group["weight_decay"] for group in groups] == [RECIPE.weight_decay, 0.0]
-    assert all(p.ndim > 1 for p in groups[0]["params"]) and all(p.ndim == 1 for p in groups[1]["params"])
+    assert [group["weight_decay"] for group in groups] == [RECIPE.weight_decay, 0.0, 0.0]
+    assert [{p.ndim for p in group["params"]} for group in groups] == [{2, 4}, {1}, {1}]
     assert sum(len(group["params"]) for group in groups) == len(list(trained.parameters()))
 
 
