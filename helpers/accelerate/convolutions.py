@@ -79,10 +79,10 @@ def rewrite(
     deep = min(channels, outputs) >= MIN_CHANNELS
     if dtype not in DTYPES:
         return None
-    if dtype == torch.bfloat16 and "amx_bf16" in machine.processor_flags():
-        return unfolded_convolution if deep and max(size) <= 4 else None
     if size == (2, 2):
         return dense_convolution
+    if dtype == torch.bfloat16 and "amx_bf16" in machine.processor_flags():
+        return unfolded_convolution if deep and max(size) <= 4 else None
     enough = channels * outputs >= MIN_TILED and images * size[0] * size[1] // winograd.TILE**2 >= MIN_TILES
     if dtype == torch.float32 and enough and winograd.divides(*size):
         return tiled_convolution
