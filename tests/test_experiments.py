@@ -275,8 +275,7 @@ def test_compared_methods_start_and_train_alike(profile, one, other, expected):
 def test_seeds_of_a_method_differ_in_the_seed_alone(profile):
     for e in whole(profile):
         if e.seed != profile.seeds[0]:
-            new = {"prune.retrain.seed"} if getattr(e.prune, "retrain", None) else set()  # of the network trained instead
-            assert differences(main(profile, e.method, e.dataset), e) - BESIDES == {"seed", "recipe.seed"} | new
+            assert differences(main(profile, e.method, e.dataset), e) - BESIDES == {"seed", "recipe.seed"}
 
 
 def test_methods_before_training_are_compared_by_several_starts_that_all_share():
