@@ -33,6 +33,16 @@ def test_the_answer_follows_the_results():
     assert "2.7 points" in worse[2]  # CIFAR-10's, which is the larger loss
 
 
+def test_a_loss_inside_the_noise_of_seeds_is_none():
+    lost = []
+    for spread in (0.01, 2.0):  # points between two trainings of either network
+        frame = synthetic.frame({PRUNED: {"top1_pct": 92.3}, ("dense_finetuned", ""): {"top1_pct": 92.7}})
+        again = synthetic.frame({PRUNED: {"top1_pct": 92.3 - spread}, ("dense_finetuned", ""): {"top1_pct": 92.7 - spread}})
+        whole = pd.concat([frame, again.assign(seed=1)], ignore_index=True)
+        lost.append(index.answer(whole, evidence.networks(whole))["lost"])
+    assert lost == [pytest.approx(0.4), 0.0]
+
+
 def test_a_file_without_training_is_told_where_every_data_set_has_a_sure_one():
     assert math.isnan(index.untrained(synthetic.frame()))  # nothing was repaired there
     repaired = {"method": "repaired", "epochs": 0, "size_int8_mib": 1.0, "int8_top1_pct": 92.6}

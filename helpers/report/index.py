@@ -38,7 +38,7 @@ def body(frame: pd.DataFrame, profile: str, site: Sequence[pages.Page]) -> str:
         made = evidence.networks(frame)
         made["stop"] = [evidence.called(line) for _, line in made.iterrows()]
         explored = explorer(made)
-        found = answer(made)
+        found = answer(frame, made)
         runs = [{"zeros": found.get("faster", math.nan)}, *(instead(run) for run in results.contenders(profile, "cifar10"))]
         words |= {
             "answer": found,
@@ -52,18 +52,24 @@ def body(frame: pd.DataFrame, profile: str, site: Sequence[pages.Page]) -> str:
     return pages.template("index.html.j2").render(**words)
 
 
-def answer(made: pd.DataFrame) -> dict[str, float]:
+def answer(frame: pd.DataFrame, made: pd.DataFrame) -> dict[str, float]:
     """What layer-wise magnitude gains at least and loses at most on a data set: `smaller` and `faster` (times), `lost` (points).
 
-    Empty where it, or the dense network trained on as long, is missing.
+    `made`: the networks of `frame`. What several trainings do not tell from noise is no loss. Empty where it, or the dense
+    network trained on as long, is missing.
     """
     main = made[made["label"] == ""].set_index(["method", "dataset"])
     if not {"layerwise_magnitude", "dense", "dense_finetuned"} <= set(main.index.get_level_values(0)):
         return {}
     pruned, dense, control = (main.loc[method] for method in ("layerwise_magnitude", "dense", "dense_finetuned"))
     smaller, faster = ((dense[column] / pruned[column]).min() for column in ("size_mib", "time_batch128_ms"))
-    lost = (control["top1_pct"] - pruned["top1_pct"]).max()
+    lost = max(_lost(evidence.Evidence(frame, dataset)) for dataset in control.index.intersection(pruned.index))
     return {"smaller": smaller, "faster": faster, "lost": lost, "zeros": pruned["sparsity_pct"].min()}
+
+
+def _lost(of: evidence.Evidence) -> float:
+    found = of.compare(of.one(("dense_finetuned", "")), of.one(("layerwise_magnitude", "")))
+    return found.difference if found.decided or found.total is None else 0.0
 
 
 def untrained(frame: pd.DataFrame) -> float:
