@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -139,7 +140,7 @@ class VGG(nn.Module):
         Its filters become the principal components of the images' 3×3 patches, each scaled to variance 1 and taken with both
         signs, since a ReLU follows; filters beyond these stay as they are (Page 2019, *How to train your ResNet*, part 8).
         """
-        first = self.features[0]
+        first = cast(nn.Conv2d, self.features[0])
         patches = F.unfold(images, 3).transpose(1, 2).flatten(0, 1)
         variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
         scaled = (components / (variances + SMALLEST_VARIANCE).sqrt()).T.flip(0)[: first.out_channels // 2]  # largest first
