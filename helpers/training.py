@@ -232,7 +232,7 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def _sides(recipe: Recipe, train: data.Split, epoch: int) -> Tensor:
-    """Which images are mirrored in this epoch: of any two epochs in a row, in one (Jordan 2024, *94 % on CIFAR-10*, section 3.6)."""
+    """Which images are mirrored in this epoch: each in one of two in a row (Jordan 2024, *94 % on CIFAR-10*, section 3.6)."""
     where = train.images.device
     drawn = torch.rand(len(train), generator=torch.Generator(where).manual_seed(recipe.seed), device=where) < 0.5
     return drawn ^ bool(epoch % 2)
