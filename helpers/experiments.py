@@ -32,8 +32,8 @@ class New:
     seed: int
     dropout: float
     large_head: bool = False
-    identities: bool = False  # see `models.VGG.add_identities`
-    whitened: bool = False  # see `models.VGG.whiten`
+    identities: bool = False  # see `starts.add_identities`
+    whitened: bool = False  # see `starts.whiten`
 
 
 @dataclass(frozen=True)

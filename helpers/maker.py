@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from helpers import checkpoint, data, experiments, files, machine, models, plan, pretrained, results, settings, training
+from helpers import checkpoint, data, experiments, files, machine, models, plan, pretrained, results, settings, starts, training
 from helpers.experiments import Experiment, New, Trained
 from helpers.models import VGG
 from helpers.pruning import channels, errors, regression, sensitivity, widths
@@ -49,12 +49,12 @@ class Maker:
                 normalization=models.NORMALIZATIONS.get(self.experiment.dataset, models.NORMALIZATIONS["half"]),
             )
             if start.large_head:
-                network.draw_large_head()
+                starts.draw_large_head(network)
             if start.identities:
-                network.add_identities()
+                starts.add_identities(network)
         network.to(machine.device())
         if start.whitened:
-            network.whiten(self.scoring_batch(network, experiments.PER_CLASS)[0])
+            starts.whiten(network, self.scoring_batch(network, experiments.PER_CLASS)[0])
         return network
 
     def dense(self) -> VGG:

@@ -11,12 +11,10 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import cast
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from helpers import files
 
@@ -25,8 +23,6 @@ VGG13 = (64, 64, "M", 128, 128, "M", 256, 256, "M", 512, 512, "M", 512, 512, "M"
 VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
 VGG19 = (64, 64, "M", 128, 128, "M", *[256] * 4, "M", *[512] * 4, "M", *[512] * 4, "M")
 FILE_KIND = "vgg-1"
-RANDOM_SHARE = 0.25  # of the random weights beside identities (docs/trials.md)
-SMALLEST_VARIANCE = 5e-4  # added when patches are whitened, so that what hardly varies is not blown up
 
 
 @dataclass(frozen=True)
@@ -111,40 +107,6 @@ class VGG(nn.Module):
         for module in self.classifier:
             if isinstance(module, nn.Dropout):
                 module.p = probability
-
-    def draw_large_head(self) -> None:
-        """Draw the head's weights anew as He et al. (2015), by fan-in: 2.4 times torch's default, in place.
-
-        No batch norm follows the head's layers, so the scale of their weights decides how fast the network learns and what a
-        score keeps of them (docs/trials.md).
-        """
-        for module in self.classifier:
-            if isinstance(module, nn.Linear):
-                nn.init.kaiming_normal_(module.weight, mode="fan_in", nonlinearity="relu")
-                nn.init.zeros_(module.bias)
-
-    @torch.no_grad()
-    def add_identities(self) -> None:
-        """Make each convolution hand its inputs on, in place: its weights times `RANDOM_SHARE`, plus the identity.
-
-        So thirteen plain layers have a path around them (Zagoruyko and Komodakis 2017, *DiracNets*), and no weight is zero.
-        """
-        for module in self.features:
-            if isinstance(module, nn.Conv2d):
-                module.weight.mul_(RANDOM_SHARE).add_(nn.init.dirac_(torch.empty_like(module.weight)))
-
-    @torch.no_grad()
-    def whiten(self, images: Tensor) -> None:
-        """Make the first convolution whiten what it sees, in place, from normalised images (N, 3, H, W).
-
-        Its filters become the principal components of the images' 3×3 patches, each scaled to variance 1 and taken with both
-        signs, since a ReLU follows; filters beyond these stay as they are (Page 2019, *How to train your ResNet*, part 8).
-        """
-        first = cast(nn.Conv2d, self.features[0])
-        patches = F.unfold(images, 3).transpose(1, 2).flatten(0, 1)
-        variances, components = torch.linalg.eigh(patches.T @ patches / len(patches))
-        scaled = (components / (variances + SMALLEST_VARIANCE).sqrt()).T.flip(0)[: first.out_channels // 2]  # largest first
-        first.weight[: 2 * len(scaled)] = torch.cat([scaled, -scaled]).view(-1, *first.weight.shape[1:])
 
     def architecture(self) -> dict:
         """What `VGG(**architecture)` needs to build the same network, as plain JSON."""

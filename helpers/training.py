@@ -227,7 +227,6 @@ def _optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.SGD:
         {"params": others, "weight_decay": 0.0, "times": 1.0},
         {"params": list(biases), "weight_decay": 0.0, "times": recipe.norm_bias_lr},
     ]
-    groups = [group for group in groups if group["params"]]
     return torch.optim.SGD(groups, lr=recipe.peak_lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
 
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils import prune
 
-from helpers import data, files, models
+from helpers import data, files, models, starts
 
 
 def small(**changes) -> models.VGG:
@@ -173,7 +173,7 @@ def test_identities_hand_the_inputs_on():
     network = tiny.network()
     convolutions = [module for module in network.features if isinstance(module, torch.nn.Conv2d)]
     before = [convolution.weight.detach().clone() for convolution in convolutions]
-    network.add_identities()
+    starts.add_identities(network)
     for convolution, weight in zip(convolutions, before, strict=True):
         inputs = torch.randn(2, convolution.in_channels, 5, 5)
         same = min(convolution.in_channels, convolution.out_channels)
@@ -187,7 +187,7 @@ def test_whitened_filters_answer_with_variance_one_each_in_its_own_direction(fil
     network = tiny.network((filters, "M"))
     first = network.features[0]
     before, images = first.weight.detach().clone(), data.normalize(tiny.images(40).images, network.normalization)
-    network.whiten(images)
+    starts.whiten(network, images)
     pairs = min(27, filters // 2)
     answers = F.conv2d(images, first.weight).transpose(0, 1).flatten(1)[: 2 * pairs]
     torch.testing.assert_close(answers[:pairs], -answers[pairs:])

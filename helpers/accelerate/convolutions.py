@@ -141,7 +141,7 @@ class _UnfoldedConvolution(torch.autograd.Function):
         ctx.save_for_backward(unfolded, taps)
         rows = taps.reshape(len(taps), -1).t()
         outputs = unfolded @ rows if bias is None else torch.addmm(bias, unfolded, rows)
-        return _folded(outputs, inputs)
+        return maps_of(outputs, inputs, len(taps))
 
     @staticmethod
     @once_differentiable
@@ -150,7 +150,7 @@ class _UnfoldedConvolution(torch.autograd.Function):
         for_inputs = for_weight = None
         if ctx.needs_input_grad[0]:  # a convolution with the weights turned round
             turned = taps.permute(1, 2, 0, 3).flip(0, 1)
-            for_inputs = _folded(unfold(gradient) @ turned.reshape(-1, taps.shape[3]), gradient)
+            for_inputs = maps_of(unfold(gradient) @ turned.reshape(-1, taps.shape[3]), gradient, taps.shape[3])
         if ctx.needs_input_grad[1]:
             rows = gradient.permute(0, 2, 3, 1).reshape(-1, len(taps))
             for_weight = (rows.t() @ unfolded).view_as(taps).permute(0, 3, 1, 2)
@@ -163,13 +163,14 @@ class _DenseConvolution(torch.autograd.Function):
         matrix = dense_matrix(weight)
         ctx.save_for_backward(inputs, matrix)
         rows = rows_of(inputs)
-        return maps_of(rows @ matrix.t() if bias is None else torch.addmm(bias.repeat(4), rows, matrix.t()))
+        outputs = rows @ matrix.t() if bias is None else torch.addmm(bias.repeat(4), rows, matrix.t())
+        return maps_of(outputs, inputs, len(weight))
 
     @staticmethod
     @once_differentiable
     def backward(ctx, gradient: Tensor):
         inputs, matrix = ctx.saved_tensors
-        for_inputs = maps_of(rows_of(gradient) @ matrix) if ctx.needs_input_grad[0] else None
+        for_inputs = maps_of(rows_of(gradient) @ matrix, inputs, inputs.shape[1]) if ctx.needs_input_grad[0] else None
         for_weight = tap_weight_gradient(inputs, gradient) if ctx.needs_input_grad[1] else None
         return for_inputs, for_weight, _bias_gradient(ctx, gradient)
 
@@ -217,20 +218,15 @@ def unfold(maps: Tensor) -> Tensor:
     return windows.reshape(-1, 9 * channels)
 
 
-def _folded(rows: Tensor, like: Tensor) -> Tensor:
-    """(N·H·W, C) → (N, C, H, W) in channels_last, of as many images and positions as `like`."""
-    count, _, height, width = like.shape
-    return rows.view(count, height, width, rows.shape[1]).permute(0, 3, 1, 2)
-
-
 def rows_of(maps: Tensor) -> Tensor:
     """(N, C, 2, 2) → (N, 4·C), a position's channels side by side; no copy in channels_last."""
     return maps.permute(0, 2, 3, 1).reshape(maps.shape[0], 4 * maps.shape[1])
 
 
-def maps_of(rows: Tensor) -> Tensor:
-    """The inverse of `rows_of`, in channels_last."""
-    return rows.view(rows.shape[0], 2, 2, rows.shape[1] // 4).permute(0, 3, 1, 2)
+def maps_of(rows: Tensor, like: Tensor, channels: int) -> Tensor:
+    """Positions row by row, each with its channels side by side → (N, C, H, W) in channels_last, of as many images as `like`."""
+    count, _, height, width = like.shape
+    return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def dense_matrix(weight: Tensor) -> Tensor:

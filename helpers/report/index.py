@@ -68,7 +68,7 @@ def answer(frame: pd.DataFrame, made: pd.DataFrame) -> dict[str, float]:
 
 
 def _lost(of: evidence.Evidence) -> float:
-    found = of.compare(of.one(("dense_finetuned", "")), of.one(("layerwise_magnitude", "")))
+    found = of.compare(of.one(claims.FINETUNED), of.one(claims.LAYERWISE))
     return found.difference if found.decided or found.total is None else 0.0
 
 
